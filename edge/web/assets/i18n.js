@@ -1,0 +1,169 @@
+// Korean and English. Korean is the default; the choice is kept.
+
+const KEY = "boxoffice.language";
+
+const TEXTS = {
+  ko: {
+    skip_to_content: "본문으로 건너뛰기",
+    sign_out: "로그아웃",
+    other_language: "English",
+    step_event: "공연", step_line: "대기", step_seats: "좌석", step_pay: "결제", step_ticket: "티켓",
+    events: "예매할 공연을 고르세요",
+    no_events: "지금 판매 중인 공연이 없습니다.",
+    opens_at: "판매 시작", from_price: "부터", seats: "석", choose: "예매하기",
+    account_title: "로그인하고 줄을 서세요",
+    account_lead: "계정 하나에 자리 하나. 앱을 닫아도 순서는 그대로입니다.",
+    email: "이메일", password: "비밀번호 (10자 이상)", sign_up: "가입하기", log_in: "로그인",
+    have_account: "이미 계정이 있어요", no_account: "계정이 없어요",
+    join: "대기열에 서기",
+    line_title: "순서를 기다리고 있어요",
+    line_lead: "이 화면을 닫아도 순서는 사라지지 않습니다.",
+    position: "내 순서", ahead: "내 앞", people: "명", waiting: "전체 대기", seats_left: "남은 좌석",
+    wait_range: "예상 대기", soon: "곧", minutes: (a, b) => (a === b ? `약 ${b}분` : `${a}–${b}분`),
+    leave: "줄에서 나가기",
+    not_open_yet: "아직 판매 전입니다. 시작되면 순서대로 입장합니다.",
+    held: "운영자가 잠시 입장을 멈췄습니다. 순서는 그대로입니다.",
+    your_turn: "차례가 되었습니다!",
+    claim_lead: "시간 안에 입장해 주세요.",
+    book_now: "지금 예매하기",
+    missed: "입장 시간이 지났습니다", join_again: "다시 줄 서기",
+    sold_out: "매진되었습니다", sold_out_lead: "남은 좌석이 없습니다. 다른 공연을 살펴보세요.", back: "공연 목록으로",
+    closed: "판매가 끝났습니다",
+    seats_title: "좌석을 고르세요",
+    best: "알아서 좋은 자리로", quantity: "매수", section: "구역", any_section: "아무 구역이나", find: "자리 잡기",
+    on_map: "직접 고르기", standing: "스탠딩", row: "열", seat: "번", taken: "선택 불가", chosen: "선택함", free: "선택 가능",
+    stage: "무대",
+    hold_seats: (n) => (n ? `${n}석 예매하기` : "좌석을 선택하세요"),
+    admission_left: "입장 유효 시간",
+    too_many: (n) => `한 사람당 ${n}매까지 살 수 있습니다.`,
+    holding: "좌석을 확정하는 중…",
+    pay_title: "결제",
+    pay_lead: "시간 안에 결제하면 이 좌석은 당신의 것입니다.",
+    time_left: "남은 시간", total: "합계", card: "시험용 카드",
+    card_approve: "승인되는 카드", card_decline: "거절되는 카드", card_late: "승인이 늦게 오는 카드", card_timeout: "응답이 없는 카드",
+    pay: (money) => `${money} 결제하기`, cancel: "예매 취소",
+    settling: "카드사 응답을 기다리고 있습니다. 이 화면을 닫아도 결과는 바뀌지 않습니다.",
+    ticket_title: "예매가 완료되었습니다",
+    ticket_lead: "즐거운 관람 되세요.",
+    booking_number: "예매 번호",
+    EXPIRED: "결제 시간이 지나 좌석이 풀렸습니다.", REJECTED: "간발의 차로 다른 분이 먼저 예매했습니다. 다시 골라 주세요.",
+    CANCELLED: "예매를 취소했습니다.", REFUNDED: "좌석을 잡을 수 없어 전액 환불했습니다.",
+    choose_again: "다시 고르기",
+    EMAIL_TAKEN: "이미 가입된 이메일입니다. 로그인해 주세요.",
+    BAD_CREDENTIALS: "이메일 또는 비밀번호가 맞지 않습니다.",
+    SEATS_TAKEN: "방금 다른 분이 선택한 좌석입니다. 다른 좌석을 골라 주세요.",
+    NO_ADJACENT_SEATS: "붙어 있는 좌석이 없습니다. 매수를 줄여 보세요.",
+    SOLD_OUT: "지금은 남은 좌석이 없습니다. 결제되지 않은 좌석이 다시 풀릴 수 있습니다.",
+    TICKET_LIMIT: "살 수 있는 매수를 넘었습니다.",
+    ADMISSION_INVALID: "입장 시간이 끝났습니다. 다시 줄을 서 주세요.",
+    PAYMENT_DECLINED: "카드가 거절되었습니다. 다른 카드로 결제해 주세요.",
+    BOOKING_EXPIRED: "결제 시간이 지났습니다.",
+    INVALID_ARGUMENT: "입력한 내용을 확인해 주세요.",
+    SESSION_ENDED: "다시 로그인해 주세요.", UNAUTHENTICATED: "로그인해 주세요.",
+    UNAVAILABLE: "연결이 잠시 불안정합니다. 잠시 후 다시 시도해 주세요. 순서와 좌석은 그대로입니다.",
+    other_error: "문제가 생겼습니다. 잠시 후 다시 시도해 주세요.",
+  },
+  en: {
+    skip_to_content: "Skip to content",
+    sign_out: "Sign out",
+    other_language: "한국어",
+    step_event: "Event", step_line: "Line", step_seats: "Seats", step_pay: "Payment", step_ticket: "Ticket",
+    events: "Choose an event",
+    no_events: "Nothing is on sale right now.",
+    opens_at: "Sale opens", from_price: "from", seats: "seats", choose: "Get tickets",
+    account_title: "Sign in to stand in line",
+    account_lead: "One place per account. It stays yours when you close the app.",
+    email: "E-mail", password: "Password (10 characters or more)", sign_up: "Sign up", log_in: "Log in",
+    have_account: "I have an account", no_account: "I need an account",
+    join: "Join the line",
+    line_title: "You are in line",
+    line_lead: "You keep your place when you close this page.",
+    position: "Your place", ahead: "Ahead of you", people: "", waiting: "In line", seats_left: "Seats left",
+    wait_range: "Expected wait", soon: "any moment", minutes: (a, b) => (a === b ? `about ${b} min` : `${a}–${b} min`),
+    leave: "Leave the line",
+    not_open_yet: "The sale has not opened yet. People are let in in order once it does.",
+    held: "The operator has paused admission. You keep your place.",
+    your_turn: "It is your turn!",
+    claim_lead: "Come in before the time is over.",
+    book_now: "Book now",
+    missed: "The time to come in is over", join_again: "Join again",
+    sold_out: "Sold out", sold_out_lead: "No seat is left. Have a look at the other events.", back: "All events",
+    closed: "The sale is over",
+    seats_title: "Choose your seats",
+    best: "Best available", quantity: "Tickets", section: "Section", any_section: "Any section", find: "Find seats",
+    on_map: "Choose on the map", standing: "Standing", row: "Row", seat: "Seat", taken: "taken", chosen: "chosen", free: "free",
+    stage: "Stage",
+    hold_seats: (n) => (n ? `Reserve ${n} ${n === 1 ? "seat" : "seats"}` : "Choose seats"),
+    admission_left: "Time inside",
+    too_many: (n) => `One person can buy up to ${n} tickets.`,
+    holding: "Making the seats yours…",
+    pay_title: "Payment",
+    pay_lead: "Pay in time and these seats are yours.",
+    time_left: "Time left", total: "Total", card: "Test card",
+    card_approve: "A card that is approved", card_decline: "A card that is declined", card_late: "A card that is approved late", card_timeout: "A card that never answers",
+    pay: (money) => `Pay ${money}`, cancel: "Cancel booking",
+    settling: "Waiting for the card company. Closing this page does not change the outcome.",
+    ticket_title: "Your booking is confirmed",
+    ticket_lead: "Enjoy the show.",
+    booking_number: "Booking",
+    EXPIRED: "The time to pay is over and the seats were released.", REJECTED: "Someone was a moment faster. Please choose again.",
+    CANCELLED: "The booking was cancelled.", REFUNDED: "The seats could not be kept; you got all of your money back.",
+    choose_again: "Choose again",
+    EMAIL_TAKEN: "This address has an account. Please log in.",
+    BAD_CREDENTIALS: "E-mail address or password is wrong.",
+    SEATS_TAKEN: "Someone just took one of these seats. Please choose others.",
+    NO_ADJACENT_SEATS: "No seats next to each other are left. Try fewer.",
+    SOLD_OUT: "No seat is left right now. Unpaid seats may come back.",
+    TICKET_LIMIT: "That is more tickets than one person may buy.",
+    ADMISSION_INVALID: "Your time inside is over. Please join the line again.",
+    PAYMENT_DECLINED: "The card was declined. Please try another one.",
+    BOOKING_EXPIRED: "The time to pay is over.",
+    INVALID_ARGUMENT: "Please check what you entered.",
+    SESSION_ENDED: "Please log in again.", UNAUTHENTICATED: "Please log in.",
+    UNAVAILABLE: "The connection is unsteady. Please try again in a moment; your place and seats are kept.",
+    other_error: "Something went wrong. Please try again in a moment.",
+  },
+};
+
+let language = localStorage.getItem(KEY) || (navigator.language.startsWith("en") ? "en" : "ko");
+
+/** The language in use, "ko" or "en". */
+export function currentLanguage() {
+  return language;
+}
+
+/** Changes to the other language. */
+export function switchLanguage() {
+  language = language === "ko" ? "en" : "ko";
+  localStorage.setItem(KEY, language);
+}
+
+/** A text, or what a text function makes of the values. */
+export function t(name, ...values) {
+  const text = TEXTS[language][name] ?? name;
+  return typeof text === "function" ? text(...values) : text;
+}
+
+/** What to tell a person about a problem. */
+export function problemText(problem) {
+  return TEXTS[language][problem.code] ?? t("other_error");
+}
+
+const MINOR_DIGITS = { KRW: 0, JPY: 0 };
+
+/** {amount: 55000, currency: "KRW"} → "₩55,000". */
+export function money({ amount, currency }) {
+  const digits = MINOR_DIGITS[currency] ?? 2;
+  return new Intl.NumberFormat(language, { style: "currency", currency, minimumFractionDigits: digits })
+    .format(amount / 10 ** digits);
+}
+
+/** An RFC 3339 time for people. */
+export function when(time) {
+  return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(time));
+}
+
+/** 12345 → "12,345". */
+export function count(number) {
+  return new Intl.NumberFormat(language).format(number);
+}
