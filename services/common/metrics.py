@@ -100,6 +100,10 @@ HTTP_PROBLEMS: Final = Counter("boxoffice_http_problems_total", "Problem documen
 
 # Sign-ups, logins and refreshes by outcome: ok, refused, reused (a spent refresh token came back).
 AUTH_ATTEMPTS: Final = Counter("boxoffice_auth_attempts_total", "Credential checks, by outcome", ("kind", "outcome"))
+# Work of argon2id by operation: hash, verify. Its rate times its mean is the share of a core that sign-ins take.
+PASSWORD_DURATION: Final = Histogram(
+    "boxoffice_auth_password_duration_seconds", "Time to hash or verify a password", ("operation",), buckets=_LATENCY
+)
 
 # --- queue -------------------------------------------------------------------------------------------------------
 
@@ -147,7 +151,8 @@ UNDECIDED_BOOKINGS: Final = Gauge("boxoffice_undecided_bookings", "Accepted book
 
 # --- notify ------------------------------------------------------------------------------------------------------
 
-# The product document's notification success: outcome is sent, failed, gone (the device is no longer reachable).
+# The product document's notification success. Outcome: sent; failed (given up, in the dead-letter topic); gone (the
+# device is no longer reachable or changed hands); stale (its moment passed before the provider could be reached).
 NOTIFICATIONS: Final = Counter(
     "boxoffice_notifications_total", "Messages to people, by outcome", ("channel", "kind", "outcome")
 )
@@ -155,3 +160,9 @@ NOTIFICATIONS: Final = Counter(
 NOTIFICATION_DURATION: Final = Histogram(
     "boxoffice_notification_duration_seconds", "Time from event to provider", ("channel", "kind"), buckets=_LATENCY
 )
+# Attempts that the provider did not take and that are made again later.
+NOTIFICATION_RETRIES: Final = Counter(
+    "boxoffice_notification_retries_total", "Attempts that will be repeated", ("channel",)
+)
+# Messages that wait for a provider, in all replicas together. Grows while a provider is down.
+NOTIFICATIONS_PENDING: Final = Gauge("boxoffice_notifications_pending", "Messages not yet taken by a provider")
