@@ -1,0 +1,109 @@
+"""Health that tells the truth: NOT_SERVING until every dependency has answered once, and while one does not answer."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Final
+
+from grpc_health.v1 import health, health_pb2
+
+from services.common import metrics
+
+Check = Callable[[], Awaitable[None]]
+
+CHECK_EVERY: Final = timedelta(seconds=2)
+_CHECK_TIMEOUT: Final = timedelta(seconds=2)
+# Before the first success a dependency is asked more often, so that a start is not delayed by our own pause.
+_CHECK_EVERY_AT_START: Final = timedelta(milliseconds=200)
+# One missed answer is a hiccup; taking every replica out of service for it would be the greater harm.
+_FAILURES_TOLERATED: Final = 1
+
+_log = logging.getLogger(__name__)
+
+
+class Health:
+    """Whether this process serves, as the standard gRPC health service tells it, overall and per service."""
+
+    def __init__(self) -> None:
+        self.servicer = health.aio.HealthServicer()
+        self._checks: dict[str, Check] = {}
+        # Failures in a row; None until the first success.
+        self._failures: dict[str, int | None] = {}
+        self._services = [health.OVERALL_HEALTH]
+        self._opened = self._closed = False
+        self._announced: bool | None = None
+
+    @property
+    def serving(self) -> bool:
+        """True when wired, not draining, and every check holds."""
+        return self._opened and not self._closed and not self.failing
+
+    @property
+    def failing(self) -> list[str]:
+        """Names of the dependencies that have not answered."""
+        return [name for name, count in self._failures.items() if count is None or count > _FAILURES_TOLERATED]
+
+    async def add_service(self, name: str) -> None:
+        """Reports this gRPC service by name too."""
+        self._services.append(name)
+        self._announced = None
+        await self.announce()
+
+    def add_check(self, name: str, check: Check) -> None:
+        """A dependency: `check` returns when it answers, and raises when it does not."""
+        self._checks[name] = check
+        self._failures[name] = None
+
+    async def open(self) -> None:
+        """Everything is constructed: from now on the checks decide."""
+        self._opened = True
+        await self.announce()
+
+    async def close(self) -> None:
+        """Draining: NOT_SERVING for good."""
+        self._closed = True
+        await self.announce()
+
+    async def watch(self) -> None:
+        """Checks every dependency, again and again."""
+        while True:
+            await self.check()
+            waiting = None in self._failures.values()
+            await asyncio.sleep((_CHECK_EVERY_AT_START if waiting else CHECK_EVERY).total_seconds())
+
+    async def check(self) -> None:
+        """Checks every dependency once, all at the same time."""
+        await asyncio.gather(*(self._check(name, check) for name, check in self._checks.items()))
+        await self.announce()
+
+    async def _check(self, name: str, check: Check) -> None:
+        try:
+            async with asyncio.timeout(_CHECK_TIMEOUT.total_seconds()):
+                await check()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the dependency did not answer
+            self._failed(name, error)
+        else:
+            if self._failures[name] != 0:
+                _log.info("dependency answers", extra={"fields": {"dependency": name}})
+            self._failures[name] = 0
+            metrics.DEPENDENCY_UP.labels(name).set(1)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        count = self._failures[name]
+        if count in {None, 0}:
+            fields = {"dependency": name, "error": f"{type(error).__name__}: {error}"}
+            _log.warning("dependency does not answer", extra={"fields": fields})
+        self._failures[name] = None if count is None else count + 1
+        metrics.DEPENDENCY_UP.labels(name).set(0)
+
+    async def announce(self) -> None:
+        """Tells gRPC health, where the answer has changed."""
+        serving = self.serving
+        if serving is self._announced:
+            return
+        self._announced = serving
+        statuses = health_pb2.HealthCheckResponse
+        status = statuses.SERVING if serving else statuses.NOT_SERVING
+        for service in self._services:
+            await self.servicer.set(service, status)
