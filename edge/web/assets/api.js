@@ -7,7 +7,8 @@ export class Problem extends Error {
   constructor(status, body) {
     super(body.detail || body.title || String(status));
     this.status = status;
-    this.code = body.code || "UNAVAILABLE";
+    // The mesh gateway refuses an expired token by itself, with 401 and no problem document.
+    this.code = body.code || (status === 401 ? "TOKEN_EXPIRED" : "UNAVAILABLE");
     this.traceId = body.trace_id;
   }
 }
