@@ -1,0 +1,1 @@
+"""How Boxoffice is run: on one machine, in containers, on Kubernetes."""

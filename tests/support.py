@@ -1,0 +1,34 @@
+"""Helpers that tests of every area share."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.02
+
+
+async def eventually(predicate: Callable[[], T | Awaitable[T]], within: timedelta = timedelta(seconds=10)) -> T:
+    """Calls the predicate, plain or async, until what it returns is true, and returns that.
+
+    An AssertionError counts as "not yet", so a predicate may assert. When the time is over the last one is raised,
+    or an AssertionError that shows the last value.
+    """
+    deadline = time.monotonic() + within.total_seconds()
+    while True:
+        failure: AssertionError | None = None
+        value: object = None
+        try:
+            outcome = predicate()
+            value = await outcome if inspect.isawaitable(outcome) else outcome
+        except AssertionError as error:
+            failure = error
+        if value:
+            return value  # type: ignore[return-value] # inspect.isawaitable does not narrow a TypeVar
+        if time.monotonic() > deadline:
+            raise failure or AssertionError(f"not within {within}: the last value was {value!r}")
+        await asyncio.sleep(_POLL_SECONDS)
