@@ -94,6 +94,7 @@ class Booking:
     expire_time: datetime
     create_time: datetime
     payment_state: PaymentState = PaymentState.NONE
+    traceparent: str = ""
 
     @property
     def ticket_ids(self) -> list[int]:
@@ -125,6 +126,16 @@ class SaleEvent:
             raise SaleNotOpen
         if now >= self.sale_close_time:
             raise SaleClosed
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How much of an event is sold, as Redis knows it."""
+
+    version: int
+    total: int
+    left: int
+    sold: int
 
 
 def ticket_id(event_id: int, seat_index: int) -> int:
@@ -221,13 +232,14 @@ class TicketNotFound(Exception):
 
 
 class SeatsTaken(Exception):
-    """A named seat is held or sold."""
+    """A named seat is held or sold, or each of several blocks is; `seats_left` in the whole event."""
 
     reason = "SEATS_TAKEN"
     told_at_most = 10
 
-    def __init__(self, ticket_ids: Sequence[int]) -> None:
+    def __init__(self, ticket_ids: Sequence[int], *, seats_left: int) -> None:
         super().__init__("These seats have just been taken.")
+        self.seats_left = seats_left
         self.metadata = {"ticket_ids": ",".join(str(ticket) for ticket in ticket_ids[: self.told_at_most])}
 
 
@@ -245,12 +257,6 @@ class NoAdjacentSeats(Exception):
     """Seats are left, but no block of that size."""
 
     reason = "NO_ADJACENT_SEATS"
-
-
-class IdempotencyKeyRequired(Exception):
-    """No usable Idempotency-Key came."""
-
-    reason = "IDEMPOTENCY_KEY_REQUIRED"
 
 
 class IdempotencyKeyReused(Exception):
