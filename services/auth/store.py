@@ -5,8 +5,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pymysql
-from pymysql.constants import ER
 from redis.asyncio import Redis
 
 from services.auth.domain import (
@@ -22,7 +20,7 @@ from services.auth.domain import (
     UserId,
 )
 from services.common.lua import Script
-from services.common.mysql import Database, Transaction
+from services.common.mysql import Database, DuplicateKey, Transaction
 
 MIGRATIONS = Path(__file__).parent / "sql"
 
@@ -59,10 +57,8 @@ class Accounts:
 
         try:
             return await self._database.retrying(insert)
-        except pymysql.err.IntegrityError as error:
-            if error.args[0] == ER.DUP_ENTRY:
-                raise EmailTaken from error
-            raise
+        except DuplicateKey:
+            raise EmailTaken from None
 
     async def set_roles(self, user_id: UserId, roles: frozenset[Role]) -> None:
         """Replaces the roles; access tokens carry them from the next refresh on."""
