@@ -2,7 +2,7 @@
 -- unless the column says otherwise. Only what MySQL 8 and MariaDB 10.11 have in common is used.
 
 -- What tickets are sold for.
-CREATE TABLE events (
+CREATE TABLE IF NOT EXISTS events (
     event_id           BIGINT            NOT NULL,
     name               VARCHAR(200)      NOT NULL,
     venue              VARCHAR(200)      NOT NULL,
@@ -20,7 +20,7 @@ CREATE TABLE events (
 ) ENGINE = InnoDB;
 
 -- Immutable documents: a changed hall is a new version.
-CREATE TABLE seat_maps (
+CREATE TABLE IF NOT EXISTS seat_maps (
     version  VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     document LONGTEXT    NOT NULL,
     PRIMARY KEY (version)
@@ -28,7 +28,7 @@ CREATE TABLE seat_maps (
 
 -- One row per seat: id = event_id << 20 | seat index, so that the tickets of an event are one range of the primary
 -- key. There is no secondary index on purpose: every reservation updates these rows, and each index would be paid then.
-CREATE TABLE tickets (
+CREATE TABLE IF NOT EXISTS tickets (
     id         BIGINT         NOT NULL,
     event_id   BIGINT         NOT NULL,
     status     ENUM ('AVAILABLE', 'RESERVED', 'SOLD') NOT NULL DEFAULT 'AVAILABLE',
@@ -40,7 +40,7 @@ CREATE TABLE tickets (
 ) ENGINE = InnoDB;
 
 -- A booking is written when it is decided; PENDING is known to Redis and the event log only.
-CREATE TABLE bookings (
+CREATE TABLE IF NOT EXISTS bookings (
     booking_id   VARCHAR(48)       CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     event_id     BIGINT            NOT NULL,
     user_id      BIGINT            NOT NULL,
@@ -66,7 +66,7 @@ CREATE TABLE bookings (
 ) ENGINE = InnoDB;
 
 -- One attempt to pay a booking. INTENT is written before the provider is asked.
-CREATE TABLE payments (
+CREATE TABLE IF NOT EXISTS payments (
     payment_id        BIGINT         NOT NULL AUTO_INCREMENT,
     booking_id        VARCHAR(48)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     idempotency_key   VARCHAR(128)   CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -92,7 +92,7 @@ CREATE TABLE payments (
 
 -- The book of the dummy payment provider, written on a connection of its own as a remote provider would. A voided key
 -- never charges.
-CREATE TABLE dummy_charges (
+CREATE TABLE IF NOT EXISTS dummy_charges (
     provider_key VARCHAR(64)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     amount       DECIMAL(14, 2) NOT NULL,
     currency     CHAR(3)        CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
