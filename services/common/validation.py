@@ -12,6 +12,7 @@ from google.protobuf import descriptor
 from google.protobuf.message import Message
 
 from services.common.errors import IdempotencyKeyRequired, InvalidArgument
+from services.common.policies import Method
 
 # What is missing in a message, as a dotted path; "" when nothing is.
 _Finder = Callable[[Message], str]
@@ -19,6 +20,19 @@ _Finder = Callable[[Message], str]
 _KEY_FIELD: Final = "idempotency_key"
 _SHORTEST_KEY: Final = 8
 _LONGEST_KEY: Final = 128
+
+
+def compile_checks(method: Method) -> Callable[[Message], None]:
+    """Everything that the contract of `method` demands of a request, as one function that raises typed errors."""
+    _finders(method.request)
+    if not method.takes_idempotency_key:
+        return check_required
+
+    def check(message: Message) -> None:
+        check_idempotency_key(message)
+        check_required(message)
+
+    return check
 
 
 def check_required(message: Message) -> None:
