@@ -60,17 +60,20 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path, sta
         )
 
 
-def record(process: subprocess.Popen[bytes], log: Path, file: Path) -> Running | None:
-    """Writes the pid file of a process just spawned; None when it has already ended."""
-    started = start_time(process.pid)
-    if started is None:
-        return None
-    running = Running(process.pid, started, str(log))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(asdict(running)))
-    unfinished.rename(file)
-    return running
+def of_child(child: subprocess.Popen[bytes], log: Path) -> Running | None:
+    """Returns a child of this very process when it runs; one that ended is reaped."""
+    started = start_time(child.pid) if child.poll() is None else None
+    return None if started is None else Running(child.pid, started, str(log))
+
+
+def record(child: subprocess.Popen[bytes], log: Path, file: Path) -> None:
+    """Writes the pid file of a process just spawned, unless it has already ended."""
+    running = of_child(child, log)
+    if running is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(asdict(running)))
+        unfinished.rename(file)
 
 
 def recorded(file: Path) -> Running | None:

@@ -66,7 +66,7 @@ def grpc_serving(port: int) -> None:
         raise NotReady("nobody listens yet")
     # Imported late: starting only servers should not need gRPC.
     import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped] # ships no types
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:

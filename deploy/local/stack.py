@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -71,24 +72,38 @@ class Stack:
     def up(self, names: Iterable[str] | None = None) -> None:
         """Starts the named processes (all unless told otherwise) and what they need; returns when all serve.
 
-        What already runs is left alone. When one fails, everything is ended again.
+        What already runs is left alone. When one fails, all that this call started are ended again.
 
         Raises:
             StackError: a process ended or did not serve in time.
             PackageError: a server's package cannot be had.
         """
         wanted = self._with_dependencies(names or self.specs)
+        missing = [name for name in wanted if not self.running(name)]
         try:
-            with ThreadPoolExecutor(max_workers=len(wanted)) as pool:
-                serving = {name: threading.Event() for name in wanted}
-                jobs = [pool.submit(self._start_in_order, name, serving) for name in wanted]
-            for job in jobs:
-                job.result()
+            self._start_together(wanted)
             self._all_alive(wanted)
         except BaseException:
-            self.down()
+            for name in reversed(missing):
+                self.stop(name)
             raise
+        finally:
+            self._given_up.clear()
         self._describe()
+
+    def _start_together(self, names: Sequence[str]) -> None:
+        serving = {name: threading.Event() for name in names}
+        with ThreadPoolExecutor(max_workers=len(names)) as pool:
+            jobs = [pool.submit(self._start_in_order, name, serving) for name in names]
+            try:
+                wait(jobs)
+            except BaseException:  # an interrupt: the pool waits for its threads, so they have to stop
+                self._given_up.set()
+                raise
+        failures = [error for job in jobs if (error := job.exception())]
+        # The first that is a cause, not a consequence.
+        for error in sorted(failures, key=lambda error: isinstance(error, _GivenUp)):
+            raise error
 
     def start(self, name: str) -> None:
         """Starts one process, whose dependencies must run; returns when it serves. It gets the ports it had before."""
@@ -178,7 +193,7 @@ class Stack:
         """Returns the process when it runs."""
         child = self._children.get(name)
         if child is not None:
-            child.poll()  # reaps a child that ended, so that it is not taken for running
+            return processes.of_child(child, self.site.log(name))
         process = processes.recorded(self.site.pid_file(name))
         return process if process and process.alive else None
 
@@ -222,14 +237,12 @@ class Stack:
 
     def down(self) -> None:
         """Ends every process of this stack, whoever started it, the ones that stand on others first. Data stays."""
-        self._given_up.set()
         order = self._with_dependencies(self.specs)
         for name in reversed(order):
             self.stop(name)
         # What has no pid file: the supervisor died in between, or a process left its group.
         processes.end(processes.marked(self.site.folder), timedelta(seconds=10))
         (self.site.folder / "stack.json").unlink(missing_ok=True)
-        self._given_up.clear()
 
     def _reap(self, name: str) -> None:
         child = self._children.pop(name, None)
@@ -256,9 +269,9 @@ def session_name(prefix: str) -> str:
 
 def remove_dead_sessions(prefix: str) -> None:
     """Ends and deletes the stacks named by `session_name` whose process is gone."""
-    for folder in STACKS.glob(f"{prefix}-*-*"):
-        pid, started = map(int, folder.name.rsplit("-", 2)[1:])
-        if not Running(pid, started, "").alive:
+    for folder in STACKS.glob(f"{prefix}-*"):
+        owner = re.search(r"-(\d+)-(\d+)$", folder.name)
+        if owner and not Running(int(owner[1]), int(owner[2]), "").alive:
             Stack(folder.name).remove()
 
 

@@ -1,0 +1,64 @@
+"""Gives a new stack something to look at: an event on sale and an account that may do everything."""
+
+import secrets
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deploy.local.paths import ROOT
+from deploy.local.site import write_private
+from deploy.local.stack import Stack
+
+OPERATOR = "operator@boxoffice.example"
+_HALL = "theatre"
+
+
+class SeedError(Exception):
+    """A command of a service failed; the text is what it printed."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """An account of this stack only."""
+
+    email: str
+    password: str
+
+
+def run_command(stack: Stack, process: str, arguments: Sequence[str]) -> str:
+    """Runs a service's own command (`create-user …`, `seed …`) as that process would run, and returns what it prints.
+
+    Raises:
+        SeedError: the command failed.
+    """
+    spec = stack.specs[process]
+    done = subprocess.run(
+        [*spec.command(stack.site), *arguments],
+        cwd=ROOT,
+        env=spec.environment(stack.site),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise SeedError(f"{process} {' '.join(arguments)} ended with status {done.returncode}:\n{done.stderr.strip()}")
+    return done.stdout
+
+
+def create_operator(stack: Stack) -> Login:
+    """Makes the stack's operator account, or finds it made; its password is a secret of the stack's folder."""
+    password_file = stack.site.secret("operator-password", lambda: secrets.token_urlsafe(12))
+    roles = ["--role", "operator", "--role", "organizer", "--role", "buyer"]
+    arguments = ["create-user", "--email", OPERATOR, "--password-file", str(password_file), *roles]
+    run_command(stack, "auth", arguments)
+    return Login(OPERATOR, password_file.read_text())
+
+
+def seed_once(stack: Stack) -> Login:
+    """Makes the operator and, in a new stack, one event; a stack that was seeded before is left as it is."""
+    login = create_operator(stack)
+    seeded = stack.site.folder / "seeded"
+    if not seeded.exists():
+        write_private(seeded, run_command(stack, "inventory", ["seed", "--hall", _HALL]))
+    return login
