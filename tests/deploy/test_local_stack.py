@@ -37,7 +37,7 @@ def make_stack() -> Iterator[MakeStack]:
     made: list[Stack] = []
 
     def make(label: str, *specs: ProcessSpec) -> Stack:
-        made.append(Stack(f"{label}-{session_name('test')}", specs=specs or [VALKEY]))
+        made.append(Stack(session_name(f"test-{label}"), specs=specs or [VALKEY]))
         return made[-1]
 
     yield make
@@ -188,7 +188,7 @@ def test_a_failure_leaves_what_ran_before(make_stack: MakeStack) -> None:
 
 
 def test_status_reports_a_killed_server() -> None:
-    name = f"status-{session_name('test')}"
+    name = session_name("test-status")
     stack = Stack(name, specs=[VALKEY])
     try:
         stack.up()
@@ -261,13 +261,13 @@ def test_ports_of_a_deleted_stack_are_free_again_and_taken_ones_are_never_given(
 
 
 def test_stacks_of_dead_sessions_are_deleted_and_those_of_the_living_stay(make_stack: MakeStack) -> None:
-    alive = make_stack("alive")
+    alive = make_stack("living")
     alive.up()
     code = """
         import os
         from deploy.local.servers import VALKEY
         from deploy.local.stack import Stack, session_name
-        stack = Stack(session_name("alive-dead"), specs=[VALKEY])
+        stack = Stack(session_name("test-living-dead"), specs=[VALKEY])
         stack.up()
         print(stack.name, stack.running("valkey").pid, flush=True)
         os._exit(0)
@@ -275,7 +275,7 @@ def test_stacks_of_dead_sessions_are_deleted_and_those_of_the_living_stay(make_s
     name, orphan = run_python(code).split()
     started = processes.start_time(int(orphan))
     assert started is not None
-    remove_dead_sessions("alive")
+    remove_dead_sessions("test-living")
     assert not Running(int(orphan), started, "").alive
     assert not (STACKS / name).exists()
     assert alive.running("valkey")
@@ -338,7 +338,7 @@ def test_nothing_stands_in_where_kafka_was_asked_for_and_in_ci(
 ) -> None:
     monkeypatch.setenv("CI", ci)
     monkeypatch.setattr(packages, "kafka_missing", lambda: NO_JAVA)
-    with pytest.raises(PackageError, match="cannot run: Java is not installed|EVENTS is kafka or redis"):
+    with pytest.raises(PackageError, match=r"cannot run: Java is not installed|EVENTS is kafka or redis"):
         choose_events(asked)
 
 
@@ -352,7 +352,7 @@ def test_taking_redis_streams_instead_is_said_in_one_line(
 
 
 async def test_the_stack_for_asyncio_ends_and_deletes_itself() -> None:
-    async with LocalStack(f"async-{session_name('test')}", specs=[VALKEY]) as stack:
+    async with LocalStack(session_name("test-async"), specs=[VALKEY]) as stack:
         process = stack.stack.running("valkey")
         await stack.kill("valkey")
         await stack.start("valkey")
@@ -363,7 +363,7 @@ async def test_the_stack_for_asyncio_ends_and_deletes_itself() -> None:
 
 async def test_a_cancelled_start_leaves_nothing() -> None:
     never_ready = replace(script("slow", "import time; time.sleep(600)"), after=("valkey",))
-    stack = LocalStack(f"cancelled-{session_name('test')}", specs=[VALKEY, never_ready])
+    stack = LocalStack(session_name("test-cancelled"), specs=[VALKEY, never_ready])
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1), stack:
             pytest.fail("it cannot have become ready")
