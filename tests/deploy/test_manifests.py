@@ -1,4 +1,4 @@
-"""Kubernetes and Istio manifests: every file is valid, unknown fields fail, and the mesh allows what the design draws."""
+"""Kubernetes and Istio manifests: valid, unknown fields failing, and the mesh allows what the design draws."""
 
 import warnings
 from collections.abc import Iterator
