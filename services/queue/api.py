@@ -1,0 +1,86 @@
+"""QueueService: unpacks requests, calls the waiting room, packs answers."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any, Final
+
+from boxoffice.queue.v1 import queue_service_pb2 as pb
+from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
+from grpc.aio import ServicerContext
+
+from services.common.caller import current_caller
+from services.common.errors import InvalidArgument
+from services.queue import packing
+from services.queue.domain import Mode
+from services.queue.waiting_room import WaitingRoom
+
+_MODES: Final[dict[int, Mode]] = {number: mode for mode, number in packing.MODES.items()}
+
+
+Context = ServicerContext[Any, Any]
+
+
+class QueueApi(rpc.QueueServiceServicer):
+    """The RPCs of queue; their promises are in the proto."""
+
+    def __init__(self, room: WaitingRoom) -> None:
+        self._room = room
+
+    async def JoinQueue(self, request: pb.JoinQueueRequest, context: Context) -> pb.JoinQueueResponse:
+        outcome = await self._room.join(request.event_id, current_caller().user_id, request.signed_place)
+        return pb.JoinQueueResponse(
+            place=packing.place(request.event_id, outcome.place),
+            signed_place=outcome.signed_place,
+            already_joined=outcome.already_joined,
+        )
+
+    async def GetPlace(self, request: pb.GetPlaceRequest, context: Context) -> pb.GetPlaceResponse:
+        place = await self._room.place(request.event_id, current_caller().user_id)
+        return pb.GetPlaceResponse(place=packing.place(request.event_id, place))
+
+    async def WatchPlace(self, request: pb.WatchPlaceRequest, context: Context) -> AsyncIterator[pb.WatchPlaceResponse]:
+        async for place in self._room.watch(request.event_id, current_caller().user_id):
+            yield pb.WatchPlaceResponse(place=packing.place(request.event_id, place))
+
+    async def ClaimPlace(self, request: pb.ClaimPlaceRequest, context: Context) -> pb.ClaimPlaceResponse:
+        outcome = await self._room.claim(request.event_id, current_caller().user_id)
+        return pb.ClaimPlaceResponse(
+            place=packing.place(request.event_id, outcome.place),
+            admission_token=outcome.admission_token,
+            admission_expire_time=packing.stamp(outcome.admission_expire_time),
+        )
+
+    async def LeaveQueue(self, request: pb.LeaveQueueRequest, context: Context) -> pb.LeaveQueueResponse:
+        await self._room.leave(request.event_id, current_caller().user_id)
+        return pb.LeaveQueueResponse()
+
+    async def GetQueuePolicy(self, request: pb.GetQueuePolicyRequest, context: Context) -> pb.GetQueuePolicyResponse:
+        return pb.GetQueuePolicyResponse(policy=packing.policy(await self._room.policy(request.event_id)))
+
+    async def UpdateQueuePolicy(
+        self, request: pb.UpdateQueuePolicyRequest, context: Context
+    ) -> pb.UpdateQueuePolicyResponse:
+        policy = await self._room.update_policy(request.event_id, current_caller().user_id, _changes(request))
+        return pb.UpdateQueuePolicyResponse(policy=packing.policy(policy))
+
+
+def _changes(request: pb.UpdateQueuePolicyRequest) -> dict[str, Any]:
+    """What the request sets, by attribute of Policy."""
+    changes: dict[str, Any] = {}
+    if request.HasField("mode"):
+        changes["mode"] = _mode(request.mode)
+    if request.HasField("rate_per_second"):
+        changes["rate_per_second"] = request.rate_per_second
+    if request.HasField("inside_cap"):
+        changes["inside_cap"] = request.inside_cap
+    if request.HasField("claim_window_seconds"):
+        changes["claim_window"] = timedelta(seconds=request.claim_window_seconds)
+    if request.HasField("admission_seconds"):
+        changes["admission"] = timedelta(seconds=request.admission_seconds)
+    return changes
+
+
+def _mode(number: int) -> Mode:
+    if number not in _MODES:
+        raise InvalidArgument("mode", "mode must be MODE_OPEN, MODE_HOLD or MODE_DRAIN")
+    return _MODES[number]

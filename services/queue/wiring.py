@@ -1,0 +1,60 @@
+"""Constructs queue: the only place that does."""
+
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+from boxoffice.inventory.v1 import event_service_pb2_grpc as inventory_rpc
+from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
+
+from services.common import grpc_server
+from services.common.eventlog import open_event_log
+from services.common.grpc_channel import connect
+from services.common.lifecycle import Lifecycle
+from services.common.redis import open_redis
+from services.common.tokens import KeyRing, TokenVerifier, jwks_from_auth
+from services.queue import watch
+from services.queue.admission import AdmissionLoop, CallPublisher
+from services.queue.api import QueueApi
+from services.queue.catalog import EventCatalog
+from services.queue.settings import QueueSettings
+from services.queue.store import LineStore
+from services.queue.waiting_room import WaitingRoom
+from services.queue.worker import every, listen
+
+# A freed slot waits half of this on average; five scripts a second for each live line cost next to nothing.
+_TICK: Final = timedelta(milliseconds=200)
+
+
+async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
+    """Starts everything of one queue process; answers the bound port."""
+    redis = await lifecycle.enter(open_redis(settings.redis_url))
+    log = await lifecycle.enter(open_event_log(settings.eventlog_url))
+    inventory = await lifecycle.enter(connect(settings.inventory_target))
+    auth = await lifecycle.enter(connect(settings.auth_target))
+    store = LineStore(redis, settings.default_policy())
+    catalog = EventCatalog(inventory_rpc.EventServiceStub(inventory))
+    publisher = CallPublisher(store, await lifecycle.enter(log.writer()))
+    room = WaitingRoom(
+        store,
+        catalog,
+        place_keys=KeyRing.parse(settings.place_keys.get_secret_value()),
+        admission_keys=KeyRing.parse(settings.admission_keys.get_secret_value()),
+    )
+
+    async def redis_answers() -> None:
+        await redis.ping()
+
+    async def end_streams(_seconds: float) -> None:
+        room.watchers.close()
+
+    lifecycle.ready_when("redis", redis_answers)
+    lifecycle.ready_when("eventlog", log.ping)
+    lifecycle.on_drain(end_streams)
+    admission = AdmissionLoop(store, catalog, publisher)
+    lifecycle.background("admission", partial(every, _TICK, admission.tick, "admission"))
+    lifecycle.background("calls", publisher.run)
+    lifecycle.background("watchers", partial(every, watch.INTERVAL, room.watchers.step, "watchers"))
+    lifecycle.background("events", partial(listen, log, store))
+    registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room))]
+    return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))

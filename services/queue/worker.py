@@ -1,0 +1,84 @@
+"""Work in the background: steps at a steady pace, and what queue hears from inventory."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from datetime import UTC, timedelta
+from typing import Final
+
+from boxoffice.inventory.v1 import booking_events_pb2 as pb
+from boxoffice.inventory.v1 import booking_service_pb2 as booking_pb
+
+from services.common import metrics
+from services.common.eventlog.consumer import consume
+from services.common.eventlog.port import EventLog, Record
+from services.common.eventlog.topics import BOOKING_EVENTS, SALE_PROGRESS
+from services.queue.store import LineStore
+from services.queue.transitions import Progress, Purchase
+
+_GROUP: Final = "queue"
+
+_log = logging.getLogger(__name__)
+
+
+async def every(interval: timedelta, step: Callable[[], Awaitable[None]], name: str) -> None:
+    """Runs `step` at a steady pace until cancelled.
+
+    A failing step keeps the pace instead of pausing longer and longer: people wait for the first tick after an outage.
+    """
+    clock = asyncio.get_running_loop().time
+    failing = False
+    while True:
+        started = clock()
+        try:
+            await step()
+        except Exception as error:  # noqa: BLE001 - whatever failed, the next step may succeed
+            metrics.BACKGROUND_RESTARTS.labels(name).inc()
+            if not failing:
+                _log.warning("step failed, and is repeated", exc_info=error, extra={"fields": {"task": name}})
+            failing = True
+        else:
+            if failing:
+                _log.info("step succeeds again", extra={"fields": {"task": name}})
+            failing = False
+        await asyncio.sleep(max(0.0, started + interval.total_seconds() - clock()))
+
+
+async def listen(log: EventLog, store: LineStore) -> None:
+    """Follows bookings and the progress of sales until cancelled."""
+
+    async def handle(records: list[Record]) -> None:
+        await handle_records(store, records)
+
+    await consume(log, _GROUP, [BOOKING_EVENTS, SALE_PROGRESS], handle)
+
+
+async def handle_records(store: LineStore, records: Iterable[Record]) -> None:
+    """Ends the places of who has bought, and keeps how many seats are left. Safe to repeat."""
+    purchases: list[Purchase] = []
+    reports: list[Progress] = []
+    for record in records:
+        if record.topic == BOOKING_EVENTS:
+            purchases.extend(_purchases(record.value))
+        else:
+            reports.append(_progress(record.value))
+    await store.set_progress_many(reports)
+    metrics.QUEUE_ENDED.labels("done").inc(await store.finish_many(purchases))
+
+
+def _purchases(value: bytes) -> Iterator[Purchase]:
+    # Who was rejected, or did not pay in time, is still admitted and may try again until the admission ends.
+    for event in pb.BookingEvents.FromString(value).events:
+        if event.state == booking_pb.Booking.STATE_CONFIRMED:
+            yield Purchase(event.event_id, event.user_id, event.time.ToDatetime(tzinfo=UTC))
+
+
+def _progress(value: bytes) -> Progress:
+    report = pb.SaleProgress.FromString(value)
+    return Progress(
+        event_id=report.event_id,
+        time=report.time.ToDatetime(tzinfo=UTC),
+        seats_total=report.seats_total,
+        seats_left=report.seats_left,
+        seats_sold=report.seats_sold,
+    )
