@@ -111,6 +111,8 @@ PASSWORD_DURATION: Final = Histogram(
 QUEUE_JOINS: Final = Counter("boxoffice_queue_joins_total", "Joins of a line, by outcome", ("outcome",))
 # People called to claim their admission.
 QUEUE_CALLED: Final = Counter("boxoffice_queue_called_total", "Places called")
+# Calls that were taken up. Far below the calls: people do not hear of them in time.
+QUEUE_CLAIMED: Final = Counter("boxoffice_queue_claimed_total", "Places claimed")
 # Places by how they ended: done, expired, left.
 QUEUE_ENDED: Final = Counter("boxoffice_queue_ended_total", "Places that ended, by state", ("state",))
 # People in line, over all events of this process' admission loop.
@@ -148,6 +150,17 @@ LEAKED_HOLDS: Final = Gauge("boxoffice_leaked_holds", "Seats held by nobody past
 PAID_WITHOUT_TICKET: Final = Gauge("boxoffice_paid_without_ticket", "Payments without ticket or refund; must be 0")
 # Must read 0. Bookings answered with 202 that have not reached a state in time.
 UNDECIDED_BOOKINGS: Final = Gauge("boxoffice_undecided_bookings", "Accepted bookings without a state; must be 0")
+
+# Requests for holds that travel in one pipeline.
+HOLD_BATCH_SIZE: Final = Histogram(
+    "boxoffice_hold_batch_size", "Holds asked of Redis in one pipeline", buckets=_SIZES
+)
+# Time of such a pipeline, with the rebuild of an event where one was needed.
+HOLD_DURATION: Final = Histogram("boxoffice_hold_duration_seconds", "Time of one pipeline of holds", buckets=_LATENCY)
+# Bitmaps read from Redis: at most two a second per event and process, and one more when a batch found all seats taken.
+AVAILABILITY_READS: Final = Counter("boxoffice_availability_reads_total", "Bitmaps read from Redis")
+# Events rebuilt from MySQL after Redis had lost them, or had never seen them.
+REBUILDS: Final = Counter("boxoffice_rebuilds_total", "Events rebuilt in Redis from MySQL")
 
 # --- notify ------------------------------------------------------------------------------------------------------
 
