@@ -1,0 +1,129 @@
+"""The batch worker: `booking.commands` become rows of MySQL; and the numbers of a sale, told to whoever asks for them."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from boxoffice.inventory.v1 import booking_events_pb2 as events_pb
+
+from services.common import metrics
+from services.common.eventlog import EventLogWriter, Poison, Record, topics
+from services.common.telemetry import span
+from services.inventory.domain import Booking, BookingState, Money, Progress
+from services.inventory.holds import Holds
+from services.inventory.ledger import Ledger
+from services.inventory.payments.flow import Settle
+from services.inventory.recovery import Nudge
+
+GROUP: Final = "inventory"
+# A larger transaction is hardly faster per booking, and all of its buyers wait for its last row.
+BATCH: Final = 500
+PROGRESS_EVERY: Final = timedelta(milliseconds=500)
+_EVENTS_EVERY: Final = timedelta(seconds=2)
+_HASH_BYTES: Final = 32
+
+
+class ReservationWorker:
+    """Makes held bookings durable, those of several records in one transaction.
+
+    `handle` is for `eventlog.consume`: it returns when MySQL has committed *and* Redis was told, and only then are the
+    records done. If either fails the records come again, which changes nothing in MySQL and tells Redis once more.
+    """
+
+    def __init__(self, ledger: Ledger, settle: Settle, nudge: Nudge) -> None:
+        self._ledger = ledger
+        self._settle = settle
+        self._nudge = nudge
+
+    async def handle(self, records: list[Record]) -> None:
+        """Decides the commands of all records in their order. Raises Poison for a record that is not one of ours."""
+        commands = [command for record in records for command in parse(record)]
+        traceparent = next((command.traceparent for command in commands if command.traceparent), None)
+        for batch in _batches(commands):
+            with span("inventory.commit_reservations", traceparent, bookings=len(batch)):
+                await self._commit(batch)
+
+    async def _commit(self, commands: Sequence[Booking]) -> None:
+        settled = await self._ledger.commit_reservations(commands)
+        self._nudge()
+        _measure(commands, settled)
+        await self._settle(settled)
+
+
+class ProgressPublisher:
+    """Tells how many seats of each open sale are left, when that has changed, twice a second at most."""
+
+    def __init__(self, ledger: Ledger, holds: Holds, writer: EventLogWriter) -> None:
+        self._ledger = ledger
+        self._holds = holds
+        self._writer = writer
+        self._told: dict[int, Progress] = {}
+
+    async def run(self) -> None:
+        """Publishes until cancelled."""
+        rounds = _EVENTS_EVERY // PROGRESS_EVERY
+        while True:
+            open_events = await self._ledger.open_events()
+            for _ in range(rounds):
+                await self.publish(open_events)
+                await asyncio.sleep(PROGRESS_EVERY.total_seconds())
+
+    async def publish(self, event_ids: Sequence[int]) -> int:
+        """Publishes those of the events that changed since they were last told; returns how many."""
+        found = await asyncio.gather(*(self._holds.progress(event_id) for event_id in event_ids))
+        now = datetime.now(tz=UTC)
+        changed = {
+            event_id: progress
+            for event_id, progress in zip(event_ids, found, strict=True)
+            if progress is not None and progress != self._told.get(event_id)
+        }
+        entries = [(str(event_id), _progress(event_id, each, now), {}) for event_id, each in changed.items()]
+        if entries:
+            await self._writer.append_many(topics.SALE_PROGRESS, entries)
+        self._told.update(changed)
+        return len(changed)
+
+
+def parse(record: Record) -> list[Booking]:
+    """The PENDING bookings of a record of `booking.commands`. Raises Poison, or DecodeError, for anything else."""
+    return [_booking(command) for command in events_pb.ReserveCommands.FromString(record.value).commands]
+
+
+def _booking(command: events_pb.ReserveCommand) -> Booking:
+    if not (command.booking_id and command.seat_indexes and len(command.request_hash) == _HASH_BYTES):
+        raise Poison("a command without booking id, seats or hash of its request")
+    return Booking(
+        booking_id=command.booking_id,
+        event_id=command.event_id,
+        user_id=command.user_id,
+        state=BookingState.PENDING,
+        seat_indexes=tuple(sorted(command.seat_indexes)),
+        amount=Money(command.amount.amount, command.amount.currency),
+        request_hash=command.request_hash,
+        expire_time=command.expire_time.ToDatetime(UTC),
+        create_time=command.hold_time.ToDatetime(UTC),
+        traceparent=command.traceparent,
+    )
+
+
+def _batches(commands: Sequence[Booking]) -> Iterator[Sequence[Booking]]:
+    for start in range(0, len(commands), BATCH):
+        yield commands[start : start + BATCH]
+
+
+def _measure(commands: Sequence[Booking], settled: Sequence[Booking]) -> None:
+    metrics.WORKER_BATCH_SIZE.observe(len(commands))
+    now = datetime.now(tz=UTC)
+    for booking in settled:
+        metrics.BOOKINGS.labels(state=booking.state.name).inc()
+    for command in commands:
+        metrics.BOOKING_DURABLE_DURATION.observe((now - command.create_time).total_seconds())
+
+
+def _progress(event_id: int, progress: Progress, now: datetime) -> bytes:
+    message = events_pb.SaleProgress(
+        event_id=event_id, seats_total=progress.total, seats_left=progress.left, seats_sold=progress.sold
+    )
+    message.time.FromDatetime(now)
+    return message.SerializeToString()
