@@ -113,7 +113,21 @@ lock: $(INSTALLED) ## resolve requirements*.in again into the lock files
 		{ echo "boxoffice: Python's venv is missing; on Debian install python3-venv" >&2; exit 1; }
 	@echo "boxoffice: installing the locked packages into .venv" >&2
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install -q --require-hashes --no-deps -r requirements-dev.lock
-	@$(BIN)/pip install -q --no-deps --no-build-isolation -e ./generated
+	@$(BIN)/pip install -qq --require-hashes --no-deps -r requirements-dev.lock
+	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e ./generated
 	@rm -f .venv/installed-*
 	@touch $@
+
+# The name that the image gets, and that the manifests are pointed at: make image deploy IMAGE=registry/boxoffice:1
+IMAGE ?= boxoffice:latest
+
+.PHONY: image
+image: ## build the container image (needs docker or podman)
+	@engine=$$(command -v docker || command -v podman) || { echo "make image: docker or podman is needed" >&2; exit 1; }; \
+	"$$engine" build --file deploy/docker/Dockerfile --tag $(IMAGE) .
+
+.PHONY: deploy
+deploy: ## apply the manifests to the cluster of the current context (needs kubectl)
+	@command -v kubectl >/dev/null || { echo "make deploy: kubectl is needed" >&2; exit 1; }
+	@kubectl kustomize deploy/k8s | sed 's|image: boxoffice:latest|image: $(IMAGE)|' | kubectl apply -f -
+	@kubectl apply -k deploy/istio

@@ -192,9 +192,13 @@ def _resolve_jars(home: Path) -> None:
     say(f"fetching Apache Kafka {KAFKA_VERSION} with Maven")
     unfinished = home.with_name(home.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    maven = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies", "-DincludeScope=runtime"]
-    _run([*maven, f"-DoutputDirectory={unfinished}", f"-Dkafka.version={KAFKA_VERSION}"], "resolving Apache Kafka")
+    # A repository of its own: the user's home may not be writable, and need not grow.
+    repository = PACKAGES / "maven"
+    maven = ["mvn", "-q", "-B", "-f", str(_POM), f"-Dmaven.repo.local={repository}", "-DincludeScope=runtime"]
+    target = [f"-DoutputDirectory={unfinished}", f"-Dkafka.version={KAFKA_VERSION}"]
+    _run([*maven, *target, "dependency:copy-dependencies"], "resolving Apache Kafka")
     unfinished.rename(home)
+    shutil.rmtree(repository)
 
 
 def google_protos() -> Path:
