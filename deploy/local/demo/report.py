@@ -1,0 +1,126 @@
+"""The verdict: what happened, and whether everything that must never break held."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from deploy.local.demo.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What was found when the sale was over, from outside of the crowd."""
+
+    states: dict[str, int]
+    """Final states of the accepted bookings, as their buyers see them."""
+    seats_sold: int
+    """Seats that are not free any more."""
+    pushes: int
+    """Messages that the push provider took."""
+    pushes_expected: int
+    audit: dict[str, Any]
+    """The report of the auditor: what differs between Redis, MySQL and payments."""
+    demand: int
+    """Tickets that the people who would have paid wanted."""
+
+
+@dataclass(slots=True)
+class Report:
+    """One run of the demo, ready to be printed and written as JSON."""
+
+    buyers: int
+    seats: int
+    events: str
+    seconds: dict[str, float]
+    counts: dict[str, int] = field(default_factory=dict)
+    bookings: dict[str, int] = field(default_factory=dict)
+    latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    invariants: dict[str, int] = field(default_factory=dict)
+    seats_sold: int = 0
+    seats_sellable: int = 0
+    violations: list[str] = field(default_factory=list)
+    server_faults: dict[str, int] = field(default_factory=dict)
+    logs: str = ""
+    """Where the logs of a run that failed are kept."""
+
+    @property
+    def passed(self) -> bool:
+        """Every invariant held and everything that could be sold was sold."""
+        return not self.violations
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of report.json."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+def judge(report: Report, tally: Tally, ending: Ending) -> Report:
+    """Fills the report and lists every violation in words."""
+    undecided = sum(count for state, count in ending.states.items() if state in ("PENDING", "RESERVED"))
+    report.counts = dict(sorted(tally.counts.items())) | {
+        "pushes": ending.pushes,
+        "pushes_expected": ending.pushes_expected,
+    }
+    report.bookings = {
+        state: ending.states.get(state, 0) for state in ("CONFIRMED", "REJECTED", "EXPIRED", "REFUNDED")
+    } | ending.states
+    report.latency_ms = {what: tally.milliseconds(what) for what in ("signup", "join", "reserve", "confirm")}
+    report.server_faults = dict(tally.server_faults)
+    report.seats_sold = ending.seats_sold
+    report.seats_sellable = min(report.seats, ending.demand)
+    report.invariants = {
+        "oversold": int(ending.audit["oversold"]),
+        "leaked": int(ending.audit["leaked"]),
+        "paid_without_ticket": int(ending.audit["paid_without_ticket"]),
+        "undecided": undecided,
+        "line_skipped": tally.counts["skip_attempts"] - tally.counts["skips_refused"],
+        "promises_broken": len(tally.broken),
+        "server_faults": tally.server_faults.total(),
+    }
+    report.violations = _violations(report, tally, ending)
+    return report
+
+
+def _violations(report: Report, tally: Tally, ending: Ending) -> list[str]:
+    found = [f"{name} is {value}, must be 0" for name, value in report.invariants.items() if value]
+    found += tally.broken[:20]
+    found += [f"{count} × {what}" for what, count in tally.server_faults.items()]
+    if report.seats_sold < report.seats_sellable:
+        found.append(f"only {report.seats_sold} of {report.seats_sellable} seats that could be sold were sold")
+    if len(tally.tickets) != report.seats_sold:
+        found.append(f"buyers were shown {len(tally.tickets)} tickets, the ledger sold {report.seats_sold}")
+    if ending.pushes < ending.pushes_expected:
+        found.append(f"{ending.pushes} pushes arrived, {ending.pushes_expected} were due")
+    return found
+
+
+def as_text(report: Report) -> str:
+    """The summary for people."""
+    counts = report.counts
+    lines = [
+        "",
+        f"Boxoffice demo: {report.buyers:,} buyers, {report.seats:,} seats, event log: {report.events}",
+        "",
+        (
+            f"  joined     {counts.get('joined', 0):>7,}    admitted   {counts.get('admitted', 0):>7,}"
+            f"    left       {counts.get('left', 0):>7,}    turned away {counts.get('turned_away', 0):>6,}"
+        ),
+        (
+            f"  reserved   {counts.get('accepted', 0):>7,}    confirmed  {report.bookings['CONFIRMED']:>7,}"
+            f"    rejected   {report.bookings['REJECTED']:>7,}    expired     {report.bookings['EXPIRED']:>6,}"
+        ),
+        (
+            f"  seats sold {report.seats_sold:>7,}    declined   {counts.get('declined', 0):>7,}"
+            f"    replays    {counts.get('replays', 0):>7,}    pushes      {counts['pushes']:>6,}"
+        ),
+        f"  attempts to skip the line {counts.get('skip_attempts', 0):,}, refused {counts.get('skips_refused', 0):,}",
+        "",
+        "  latency      p50 ms    p99 ms",
+        *(f"  {what:<10} {v['p50']:>8,.1f}  {v['p99']:>8,.1f}" for what, v in report.latency_ms.items()),
+        "",
+        "  must be 0:  " + "  ".join(f"{name} {value}" for name, value in report.invariants.items()),
+        "  seconds:    " + "  ".join(f"{name} {value:.1f}" for name, value in report.seconds.items()),
+        "",
+    ]
+    lines += [f"  VIOLATED: {violation}" for violation in report.violations]
+    sold = f"{report.seats_sold} of {report.seats_sellable} seats that could be sold were sold"
+    lines.append(f"  PASSED: every invariant held; {sold}" if report.passed else f"  FAILED; logs are in {report.logs}")
+    return "\n".join(lines)

@@ -1,0 +1,74 @@
+"""Who comes to the sale, and what they intend.
+
+The crowd is drawn from a seeded generator, so that two runs with the same numbers meet the same people.
+"""
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Intent(StrEnum):
+    """What a buyer will do. Each stands for something that went wrong for somebody, somewhere, once."""
+
+    HONEST = "honest"
+    ABANDONS = "abandons"
+    """Reserves and never pays: the seats must come back."""
+    DECLINED_FIRST = "declined first"
+    """The first card is declined, the second is good."""
+    RETRIES = "retries"
+    """Sends every request twice with the same key, as a phone on a bad network does."""
+    SKIPS_LINE = "skips the line"
+    """Reserves without an admission, then with a forged one, before joining like everyone else."""
+    LATE_CARD = "late card"
+    """The provider captures the money but answers too late."""
+    LEAVES_LINE = "leaves the line"
+    """Joins, looks, and goes away."""
+
+
+# Shares of the crowd, in percent; the rest is honest.
+SHARES = {
+    Intent.ABANDONS: 8,
+    Intent.DECLINED_FIRST: 6,
+    Intent.RETRIES: 10,
+    Intent.SKIPS_LINE: 5,
+    Intent.LATE_CARD: 2,
+    Intent.LEAVES_LINE: 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Persona:
+    """One person of the crowd."""
+
+    number: int
+    intent: Intent
+    quantity: int
+    """Tickets wanted, 1 to 4."""
+    follows_stream: bool
+    """Watches the line by server-sent events; the others poll."""
+    has_device: bool
+    """Registered a phone for push messages."""
+
+    @property
+    def buys(self) -> bool:
+        """Whether this person pays when given seats."""
+        return self.intent not in (Intent.ABANDONS, Intent.LEAVES_LINE)
+
+
+def crowd(size: int, seed: int) -> list[Persona]:
+    """Draws `size` people; the same seed draws the same people."""
+    rng = random.Random(seed)  # noqa: S311 - a reproducible crowd, not a secret
+    intents = [intent for intent, percent in SHARES.items() for _ in range(size * percent // 100)]
+    intents += [Intent.HONEST] * (size - len(intents))
+    rng.shuffle(intents)
+    return [
+        Persona(
+            number=number,
+            intent=intent,
+            quantity=rng.choices((1, 2, 3, 4), weights=(45, 40, 9, 6))[0],
+            follows_stream=rng.random() < 0.5,  # noqa: PLR2004 - half of them
+            has_device=rng.random() < 0.6,  # noqa: PLR2004 - most of them
+        )
+        for number, intent in enumerate(intents)
+    ]
