@@ -113,11 +113,18 @@ def mapping(reason: str) -> reason_pb2.ReasonMapping:
 
 
 def describe(exc: BaseException) -> Problem:
-    """What a caller is told about `exc`. Texts of exceptions that are not typed errors never reach anyone."""
+    """What a caller is told about `exc`.
+
+    The text of a fault (HTTP 5xx) is told only where it was written for callers, in a BoxofficeError; any other may
+    name hosts, drivers or data, and is replaced.
+    """
     reason = getattr(exc, "reason", None)
     # Exceptions of the standard library have a `reason` too (UnicodeDecodeError); only the catalogue's count.
     if isinstance(reason, str) and reason in _catalogue():
-        return Problem(reason, str(exc), getattr(exc, "metadata", None) or {})
+        metadata = getattr(exc, "metadata", None) or {}
+        if isinstance(exc, BoxofficeError) or mapping(reason).http_status < _FAULTS_FROM:
+            return Problem(reason, str(exc), metadata)
+        return _fixed(reason, metadata)
     if isinstance(exc, grpc.RpcError):
         return _describe_rpc_error(exc)
     if isinstance(exc, TimeoutError):
@@ -125,16 +132,14 @@ def describe(exc: BaseException) -> Problem:
     return _fixed("UNAVAILABLE" if _is_driver_error(exc) else "INTERNAL")
 
 
-def _fixed(reason: str) -> Problem:
-    metadata = {"retry_after_ms": "1000"} if reason == "UNAVAILABLE" else {}
-    return Problem(reason, mapping(reason).title, metadata, unexpected=True)
+def _fixed(reason: str, metadata: Mapping[str, str] | None = None) -> Problem:
+    pause = {"retry_after_ms": "1000"} if reason == "UNAVAILABLE" else {}
+    return Problem(reason, mapping(reason).title, {**pause, **(metadata or {})}, unexpected=True)
 
 
 def _describe_rpc_error(exc: grpc.RpcError) -> Problem:
     reason, _, metadata = from_rpc_error(exc)
-    if reason not in _PASSED_ON:
-        return _fixed("INTERNAL")
-    return Problem(reason, mapping(reason).title, metadata, unexpected=True)
+    return _fixed(reason, metadata) if reason in _PASSED_ON else _fixed("INTERNAL")
 
 
 def _is_driver_error(exc: BaseException) -> bool:

@@ -191,14 +191,18 @@ class ErrorLayer(AsyncExceptionToStatusInterceptor):
 
 
 def report(error: Exception, problem: errors.Problem, where: str) -> None:
-    """Logs and traces `error` if it is a fault of ours: with its traceback when nobody foresaw it."""
+    """Logs and traces `error` if it is a fault of ours.
+
+    What nobody foresaw is logged with its traceback. A dependency that is away is one short line: while it is, every
+    call says so.
+    """
     if not problem.is_fault:
         return
-    fields = {"method": where, "reason": problem.reason}
-    if problem.unexpected:
+    fields = {"method": where, "reason": problem.reason, "error": f"{type(error).__name__}: {error}"}
+    if problem.reason == "INTERNAL":
         _log.error("call failed", exc_info=error, extra={"fields": fields})
     else:
-        _log.warning("call failed: %s", problem.detail, extra={"fields": fields})
+        _log.warning("call failed", extra={"fields": fields})
     telemetry.record_fault(where, error)
 
 

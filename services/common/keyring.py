@@ -68,8 +68,8 @@ class KeyRing:
             payload = _decode(rest.partition(".")[0])
         except ValueError:
             raise ForgedToken("malformed") from None
-        # The whole token is compared, so that there is one spelling of it only.
-        if not hmac.compare_digest(self._token(key_id, payload).encode(), token.encode()):
+        # The whole token is compared, so that there is one spelling of it only. Headers may hold lone surrogates.
+        if not hmac.compare_digest(self._token(key_id, payload).encode(), token.encode(errors="replace")):
             raise ForgedToken("the signature does not match")
         return payload
 

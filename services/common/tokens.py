@@ -92,7 +92,7 @@ class TokenVerifier:
 
     async def verify(self, token: str) -> Caller:
         """Who the token speaks for. Raises TokenExpired, Unauthenticated, or Unavailable (auth cannot be asked)."""
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = hashlib.sha256(token.encode(errors="replace")).digest()
         known = self._verified.get(digest)
         if known is not None:
             caller, expire_time = known
