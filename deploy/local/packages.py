@@ -115,7 +115,9 @@ def _unpack(archives: Path, prefix: Path) -> None:
 
 def debian_environment(prefix: Path) -> dict[str, str]:
     """Returns the environment in which programs of an unpacked prefix find their libraries and each other."""
-    libraries = [prefix / "usr/lib" / _multiarch(), prefix / "lib" / _multiarch(), prefix / "usr/lib"]
+    roots = [prefix / "usr/lib" / _multiarch(), prefix / "lib" / _multiarch(), prefix / "usr/lib"]
+    # Some packages keep libraries of their own one level deeper (pulseaudio, blas), found by an rpath once installed.
+    libraries = roots + sorted({file.parent for root in roots[:2] for file in root.glob("*/*.so")})
     programs = [prefix / "usr/bin", prefix / "usr/sbin"]
     return {
         **os.environ,
