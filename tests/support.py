@@ -5,14 +5,22 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.02
 
 
-async def eventually(predicate: Callable[[], T | Awaitable[T]], within: timedelta = timedelta(seconds=10)) -> T:
+@overload
+async def eventually(predicate: Callable[[], Awaitable[T]], within: timedelta = ...) -> T: ...
+
+
+@overload
+async def eventually(predicate: Callable[[], T], within: timedelta = ...) -> T: ...
+
+
+async def eventually(predicate: Callable[[], object], within: timedelta = timedelta(seconds=10)) -> object:
     """Calls the predicate, plain or async, until what it returns is true, and returns that.
 
     An AssertionError counts as "not yet", so a predicate may assert. When the time is over the last one is raised,
@@ -28,7 +36,7 @@ async def eventually(predicate: Callable[[], T | Awaitable[T]], within: timedelt
         except AssertionError as error:
             failure = error
         if value:
-            return value  # type: ignore[return-value] # inspect.isawaitable does not narrow a TypeVar
+            return value
         if time.monotonic() > deadline:
             raise failure or AssertionError(f"not within {within}: the last value was {value!r}")
         await asyncio.sleep(_POLL_SECONDS)
