@@ -56,6 +56,7 @@ def _inventory(site: Site) -> dict[str, str]:
 def _notify(site: Site) -> dict[str, str]:
     return {
         "BOXOFFICE_SNS_ENDPOINT_URL": f"http://{site.address('sns', 'http')}",
+        "BOXOFFICE_PUBLIC_URL": f"http://{site.address('edge', 'http')}",
         # The stand-in for SNS takes any credentials, but the client insists on having some.
         "AWS_ACCESS_KEY_ID": "local",
         "AWS_SECRET_ACCESS_KEY": "local",
@@ -91,10 +92,10 @@ _LOG = ("valkey", "kafka")  # whichever of the two carries the event log
 
 SERVICES = (
     _process("auth", ["services.auth"], _auth, ("mariadb", "valkey")),
-    _process("queue", ["services.queue"], _queue, (*_LOG, "auth")),
     _process("inventory", ["services.inventory"], _inventory, (*_LOG, "mariadb", "auth")),
     # After the API: both migrate the same database, and the first one does the work.
     _process("inventory-worker", ["services.inventory", "worker"], _inventory, (*_LOG, "mariadb", "inventory")),
+    _process("queue", ["services.queue"], _queue, (*_LOG, "auth", "inventory")),
     _process("notify", ["services.notify"], _notify, (*_LOG, "sns", "auth")),
     _process("edge", ["edge"], _edge, ("auth", "queue", "inventory", "notify"), _edge_ready),
 )
