@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from services.common import metrics
 from services.common.errors import Unavailable
 from services.common.lua import Script
 from services.inventory import records
@@ -184,7 +185,7 @@ class Holds:
             pipe.get(_key(event_id, "seats"))
             counts, bitmap = await pipe.execute()
         progress = _progress(counts)
-        return progress and (progress, bitmap)
+        return None if progress is None else (progress, bitmap)
 
     async def progress(self, event_id: int) -> Progress | None:
         """How much of an event is left and sold; None while Redis does not know the event."""
@@ -231,12 +232,13 @@ class Holds:
     async def rebuild(self, event_id: int) -> bool:
         """Replaces what Redis knows of the event by what MySQL knows, and opens it for holds.
 
-        Atomic for everyone else. False when another process is at it, or when something was committed after MySQL
-        was read: a commit that finds the event closed (`settle_many`) drops the lock, so an old picture never wins.
+        Atomic for everyone else. False when another process is at it. What is committed while MySQL is being read is
+        not lost: `settle_many` leaves it beside the lock, and the script adds it.
         """
         lock, token = _key(event_id, "rebuild"), secrets.token_hex(8)
         if not await self._redis.set(lock, token, nx=True, px=_ms(_REBUILD_LOCK)):
             return False
+        await self._redis.delete(_key(event_id, "missed"))
         try:
             snapshot = await self._read_snapshot(event_id)
             bookings = [field for booking in snapshot.bookings for field in _triple(booking)]
@@ -245,6 +247,7 @@ class Holds:
             raise
         args: dict[str, Any] = {"token": token, "total": snapshot.seats_total, "bookings": bookings}
         done: int = await self._rebuild.call(self._redis, keys=_keys(event_id, self._rebuild), args=args)
+        metrics.REBUILDS.inc(done)
         return done == 1
 
 

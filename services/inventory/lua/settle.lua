@@ -7,6 +7,7 @@ KEYS
   5 limits       hash: user id -> tickets in live bookings
   6 counts       hash: total, left, sold, version
   7 rebuild      lock of the rebuild that is under way
+  8 missed       list: what was committed since that rebuild began to read MySQL
 ARGV
   1 booking_id
   2 record       the booking as committed; its second byte says whether its seats are taken
@@ -14,16 +15,19 @@ ARGV
   4 before       one byte per state from which this one can be reached: what is told late is not believed
 RETURNS
   "SETTLED" | "UNCHANGED" | "STALE"
-  "NOT_READY"    Redis was lost: a running rebuild has been told to start over, so that it sees this commit
+  "NOT_READY"    Redis does not know the event; a rebuild that is under way has been told
 COMPLEXITY O(seats)
 ]]
-local seats, owners, holds, expiries, limits, counts, rebuild =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local seats, owners, holds, expiries, limits, counts, rebuild, missed =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local booking_id, record, due_ms, before = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local CONFIRMED = 3
 
 if redis.call('EXISTS', counts) == 0 then
-  redis.call('DEL', rebuild)
+  if redis.call('EXISTS', rebuild) == 1 then
+    redis.call('RPUSH', missed, booking_id, record, due_ms, before)
+    redis.call('PEXPIRE', missed, 60000)
+  end
   return 'NOT_READY'
 end
 local known = redis.call('HGET', holds, booking_id)

@@ -1,0 +1,1 @@
+"""The gRPC servicers of inventory: unpack, call, pack."""

@@ -1,0 +1,125 @@
+"""Constructs inventory, in either of its roles: the only place that does.
+
+The API answers calls; the worker makes what was promised durable. Both know the same Redis, MySQL and event log.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+from boxoffice.inventory.v1 import booking_service_pb2_grpc as booking_rpc
+from boxoffice.inventory.v1 import event_service_pb2_grpc as event_rpc
+
+from services.common import grpc_server
+from services.common.clock import SystemClock
+from services.common.eventlog import EventLog, EventLogWriter, consume, open_event_log, topics
+from services.common.grpc_channel import connect
+from services.common.keyring import KeyRing
+from services.common.lifecycle import Lifecycle
+from services.common.mysql import Database, open_database
+from services.common.outbox import Relay
+from services.common.redis import open_redis
+from services.common.tokens import TokenVerifier, jwks_from_auth
+from services.inventory.api.bookings import BookingApi
+from services.inventory.api.events import EventApi
+from services.inventory.availability import Availability
+from services.inventory.bookings import Bookings
+from services.inventory.catalog import Catalog
+from services.inventory.holds import KEEP, Holds, Snapshot
+from services.inventory.ledger import Ledger
+from services.inventory.payments.dummy import DummyGateway
+from services.inventory.payments.flow import PaymentFlow
+from services.inventory.recovery import Completer, Reconciler, Sweeper
+from services.inventory.reservation import Reservations
+from services.inventory.seed import MIGRATIONS
+from services.inventory.settings import InventorySettings
+from services.inventory.watch import Watchers
+from services.inventory.worker import GROUP, ProgressPublisher, ReservationWorker
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What both roles stand on."""
+
+    log: EventLog
+    writer: EventLogWriter
+    db: Database
+    catalog: Catalog
+    ledger: Ledger
+    holds: Holds
+
+
+async def wire_api(lifecycle: Lifecycle, settings: InventorySettings) -> int:
+    """Starts everything of one API process; answers the bound port."""
+    parts = await _open(lifecycle, settings)
+    auth = await lifecycle.enter(connect(settings.auth_target))
+    clock = SystemClock()
+    availability = Availability(parts.catalog, parts.holds)
+    reservations = Reservations(
+        parts.catalog,
+        availability,
+        parts.holds,
+        parts.writer,
+        admission_keys=KeyRing.parse(settings.admission_keys.get_secret_value()),
+        clock=clock,
+    )
+    bookings = Bookings(parts.ledger, parts.holds)
+    gateway = DummyGateway(parts.db)
+    lifecycle.defer(gateway.aclose)
+    payments = PaymentFlow(parts.ledger, gateway, parts.holds.settle_many)
+    watchers = Watchers(bookings, parts.holds)
+    lifecycle.background("watchers", watchers.run)
+
+    async def end_streams(_seconds: float) -> None:
+        watchers.close()
+
+    lifecycle.on_drain(end_streams)
+    registrations: list[grpc_server.Registration] = [
+        (event_rpc.add_EventServiceServicer_to_server, EventApi(parts.catalog, availability, clock)),
+        (
+            booking_rpc.add_BookingServiceServicer_to_server,
+            BookingApi(reservations, bookings, payments, watchers),
+        ),
+    ]
+    return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))
+
+
+async def wire_worker(lifecycle: Lifecycle, settings: InventorySettings) -> int:
+    """Starts everything of one worker process; answers the bound port of its health service."""
+    parts = await _open(lifecycle, settings)
+    relay = Relay(parts.db, parts.writer)
+    gateway = DummyGateway(parts.db)
+    lifecycle.defer(gateway.aclose)
+    settle = parts.holds.settle_many
+    worker = ReservationWorker(parts.ledger, settle, relay.nudge)
+    lifecycle.background("reservations", partial(consume, parts.log, GROUP, [topics.BOOKING_COMMANDS], worker.handle))
+    lifecycle.background("outbox", relay.run)
+    lifecycle.background("sweeper", Sweeper(parts.ledger, settle, relay.nudge).run)
+    lifecycle.background("completer", Completer(parts.ledger, gateway, settle, relay.nudge).run)
+    lifecycle.background("reconciler", Reconciler(parts.ledger, settle).run)
+    lifecycle.background("progress", ProgressPublisher(parts.ledger, parts.holds, parts.writer).run)
+    return await grpc_server.serve(lifecycle, settings, [], None)
+
+
+async def _open(lifecycle: Lifecycle, settings: InventorySettings) -> _Parts:
+    redis = await lifecycle.enter(open_redis(settings.redis_url))
+    db = await lifecycle.enter(open_database(settings.mysql_url))
+    log = await lifecycle.enter(open_event_log(settings.eventlog_url))
+    await db.migrate(MIGRATIONS)
+    await log.create_topics(topics.TOPICS)
+    writer = await lifecycle.enter(log.writer())
+    catalog, ledger = Catalog(db), Ledger(db)
+    holds = Holds(redis, partial(read_snapshot, catalog, ledger), pay_time=settings.pay_time)
+
+    async def redis_answers() -> None:
+        await redis.ping()
+
+    lifecycle.ready_when("redis", redis_answers)
+    lifecycle.ready_when("mysql", db.ping)
+    lifecycle.ready_when("eventlog", log.ping)
+    return _Parts(log, writer, db, catalog, ledger, holds)
+
+
+async def read_snapshot(catalog: Catalog, ledger: Ledger, event_id: int) -> Snapshot:
+    """What Redis is rebuilt from. Raises EventNotFound."""
+    sale = await catalog.sale(event_id)
+    return Snapshot(sale.seat_map.seats_total, await ledger.live_bookings(event_id, ended_within=KEEP))
