@@ -1,4 +1,4 @@
-"""The batch worker: `booking.commands` become rows of MySQL; and the numbers of a sale, told to whoever asks for them."""
+"""The batch worker: `booking.commands` become rows of MySQL; and the numbers of a sale, told to whoever asks."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Final
 from boxoffice.inventory.v1 import booking_events_pb2 as events_pb
 
 from services.common import metrics
-from services.common.eventlog import EventLogWriter, Poison, Record, topics
+from services.common.eventlog import Entry, EventLogWriter, Poison, Record, topics
 from services.common.telemetry import span
 from services.inventory.domain import Booking, BookingState, Money, Progress
 from services.inventory.holds import Holds
@@ -76,9 +76,9 @@ class ProgressPublisher:
         changed = {
             event_id: progress
             for event_id, progress in zip(event_ids, found, strict=True)
-            if progress is not None and progress != self._told.get(event_id)
+            if progress is not None and _differ(progress, self._told.get(event_id))
         }
-        entries = [(str(event_id), _progress(event_id, each, now), {}) for event_id, each in changed.items()]
+        entries: list[Entry] = [(str(event), _progress(event, each, now), {}) for event, each in changed.items()]
         if entries:
             await self._writer.append_many(topics.SALE_PROGRESS, entries)
         self._told.update(changed)
@@ -119,6 +119,10 @@ def _measure(commands: Sequence[Booking], settled: Sequence[Booking]) -> None:
         metrics.BOOKINGS.labels(state=booking.state.name).inc()
     for command in commands:
         metrics.BOOKING_DURABLE_DURATION.observe((now - command.create_time).total_seconds())
+
+
+def _differ(now: Progress, told: Progress | None) -> bool:
+    return told is None or (now.left, now.sold) != (told.left, told.sold)
 
 
 def _progress(event_id: int, progress: Progress, now: datetime) -> bytes:

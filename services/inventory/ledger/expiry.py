@@ -13,33 +13,35 @@ from services.inventory.domain import Booking, BookingNotCancellable, BookingSta
 from services.inventory.ledger import facts
 from services.inventory.ledger.reads import lock_booking
 from services.inventory.ledger.reservations import utc_now
-from services.inventory.ledger.rows import BOOKING_COLUMNS, to_booking, to_naive
+from services.inventory.ledger.rows import BOOKING_COLUMNS, to_booking, to_naive, with_lists
 
 # A payment that is under way keeps the seats past their time, until the provider has been silent for too long.
 _DUE = """
-    state = 'RESERVED' AND expire_time <= %(now)s AND (expire_time <= %(silent)s OR NOT EXISTS (
+    state = 'RESERVED' AND expire_time <= %s AND (expire_time <= %s OR NOT EXISTS (
         SELECT 1 FROM payments WHERE payments.active_booking_id = bookings.booking_id AND payments.state = 'INTENT'))
 """
 _FIND_DUE = f"""
-    SELECT {BOOKING_COLUMNS} FROM bookings WHERE {_DUE} ORDER BY expire_time LIMIT %(most)s FOR UPDATE SKIP LOCKED
+    SELECT {BOOKING_COLUMNS} FROM bookings WHERE {_DUE} ORDER BY expire_time LIMIT %s FOR UPDATE SKIP LOCKED
 """  # noqa: S608 - constants only
 _FIND_DUE_OF = f"""
-    SELECT {BOOKING_COLUMNS} FROM bookings WHERE booking_id IN %(ids)s AND {_DUE} ORDER BY booking_id FOR UPDATE
+    SELECT {BOOKING_COLUMNS} FROM bookings WHERE booking_id IN %s AND {_DUE} ORDER BY booking_id FOR UPDATE
 """  # noqa: S608 - constants only
+_FREE = "UPDATE tickets SET status = 'AVAILABLE', booking_id = NULL WHERE id IN %s AND booking_id IN %s"
+_END = "UPDATE bookings SET state = %s, update_time = %s WHERE booking_id IN %s"
 _PAYING = "SELECT booking_id FROM payments WHERE active_booking_id IN %s AND state = 'INTENT'"
 
 
 async def expire_due(tx: Transaction, most: int, patience: timedelta) -> list[Booking]:
     """Expires up to `most` overdue bookings, the oldest first, leaving those that others are working on."""
     now = await utc_now(tx)
-    rows = await tx.fetch_all(_FIND_DUE, _times(now, patience) | {"most": most})
+    rows = await tx.fetch_all(_FIND_DUE, (*_times(now, patience), most))
     return await _expire(tx, [to_booking(row) for row in rows], now, patience)
 
 
 async def expire_these(tx: Transaction, booking_ids: Sequence[str], patience: timedelta) -> list[Booking]:
     """Expires those of the bookings that are overdue still."""
     now = await utc_now(tx)
-    rows = await tx.fetch_all(_FIND_DUE_OF, _times(now, patience) | {"ids": booking_ids})
+    rows = await tx.fetch_all(*with_lists(_FIND_DUE_OF, list(booking_ids), *_times(now, patience)))
     return await _expire(tx, [to_booking(row) for row in rows], now, patience)
 
 
@@ -50,7 +52,7 @@ async def cancel(tx: Transaction, booking_id: str, user_id: int) -> Booking:
         return booking
     if booking.state is not BookingState.RESERVED:
         raise BookingNotCancellable
-    if await tx.fetch_all(_PAYING, ([booking_id],)):
+    if await tx.fetch_all(*with_lists(_PAYING, [booking_id])):
         raise IdempotencyInProgress("A payment of this booking is running.")
     (cancelled,) = await release(tx, [booking], BookingState.CANCELLED, await utc_now(tx))
     return cancelled
@@ -66,13 +68,8 @@ async def release(tx: Transaction, bookings: Sequence[Booking], state: BookingSt
         return []
     ids = [each.booking_id for each in bookings]
     tickets = sorted(ticket for each in bookings for ticket in each.ticket_ids)
-    await tx.execute(
-        "UPDATE tickets SET status = 'AVAILABLE', booking_id = NULL WHERE id IN %s AND booking_id IN %s",
-        (tickets, ids),
-    )
-    await tx.execute(
-        "UPDATE bookings SET state = %s, update_time = %s WHERE booking_id IN %s", (state.name, to_naive(now), ids)
-    )
+    await tx.execute(*with_lists(_FREE, tickets, ids))
+    await tx.execute(*with_lists(_END, state.name, to_naive(now), ids))
     ended = [replace(each, state=state) for each in bookings]
     await facts.put(tx, ended, now)
     return ended
@@ -81,11 +78,11 @@ async def release(tx: Transaction, bookings: Sequence[Booking], state: BookingSt
 async def _expire(tx: Transaction, due: Sequence[Booking], now: datetime, patience: timedelta) -> list[Booking]:
     # The search may have read the payments as they were before it got the lock on a booking: read them again. None can
     # be added from here on, because whoever pays needs that lock.
-    paying = await tx.fetch_all(_PAYING, ([each.booking_id for each in due],)) if due else []
+    paying = await tx.fetch_all(*with_lists(_PAYING, [each.booking_id for each in due])) if due else []
     spared = {booking_id for (booking_id,) in paying}
     over = [each for each in due if each.booking_id not in spared or each.expire_time <= now - patience]
     return await release(tx, over, BookingState.EXPIRED, now)
 
 
-def _times(now: datetime, patience: timedelta) -> dict[str, object]:
-    return {"now": to_naive(now), "silent": to_naive(now - patience)}
+def _times(now: datetime, patience: timedelta) -> tuple[datetime, datetime]:
+    return to_naive(now), to_naive(now - patience)

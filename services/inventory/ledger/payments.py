@@ -23,7 +23,7 @@ from services.inventory.ledger import facts
 from services.inventory.ledger.expiry import release
 from services.inventory.ledger.reads import lock_booking
 from services.inventory.ledger.reservations import LedgerBroken, utc_now
-from services.inventory.ledger.rows import payment_state, to_aware, to_decimal, to_money, to_naive
+from services.inventory.ledger.rows import payment_state, to_aware, to_decimal, to_money, to_naive, with_lists
 
 _COLUMNS = "payment_id, booking_id, provider_key, request_hash, amount, currency, state, create_time"
 _INSERT = (
@@ -34,6 +34,9 @@ _CLAIM = (
     f"SELECT {_COLUMNS} FROM payments WHERE state IN ('INTENT', 'REFUND_DUE') AND update_time <= %s "  # noqa: S608 - constants only
     "ORDER BY update_time LIMIT %s FOR UPDATE SKIP LOCKED"
 )
+_TOUCH = "UPDATE payments SET update_time = %s WHERE payment_id IN %s"
+_LOCK_TICKETS = "SELECT booking_id FROM tickets WHERE id IN %s ORDER BY id FOR UPDATE"
+_SELL = "UPDATE tickets SET status = 'SOLD', booking_id = %s WHERE id IN %s"
 
 
 class Outcome(Enum):
@@ -163,17 +166,13 @@ async def close_payment(tx: Transaction, payment: Payment, outcome: Outcome) -> 
 async def _may_have_tickets(tx: Transaction, booking: Booking) -> bool:
     if not booking.state.may_become(BookingState.CONFIRMED):
         return False
-    rows = await tx.fetch_all(
-        "SELECT booking_id FROM tickets WHERE id IN %s ORDER BY id FOR UPDATE", (booking.ticket_ids,)
-    )
+    rows = await tx.fetch_all(*with_lists(_LOCK_TICKETS, booking.ticket_ids))
     owner = booking.booking_id if booking.state is BookingState.RESERVED else None
     return [found for (found,) in rows] == [owner] * len(booking.seat_indexes)
 
 
 async def _confirm(tx: Transaction, booking: Booking, now: datetime) -> Booking:
-    sold = await tx.execute(
-        "UPDATE tickets SET status = 'SOLD', booking_id = %s WHERE id IN %s", (booking.booking_id, booking.ticket_ids)
-    )
+    sold = await tx.execute(*with_lists(_SELL, booking.booking_id, booking.ticket_ids))
     if sold != len(booking.seat_indexes):
         raise LedgerBroken("a ticket that was paid for could not be given")
     await tx.execute(
@@ -205,7 +204,7 @@ async def claim_unfinished(tx: Transaction, idle: timedelta, most: int) -> list[
     claimed = [_to_payment(row) for row in await tx.fetch_all(_CLAIM, (to_naive(now - idle), most))]
     if claimed:
         ids = [payment.payment_id for payment in claimed]
-        await tx.execute("UPDATE payments SET update_time = %s WHERE payment_id IN %s", (to_naive(now), ids))
+        await tx.execute(*with_lists(_TOUCH, to_naive(now), ids))
     return claimed
 
 

@@ -19,15 +19,17 @@ from services.common.mysql import Transaction
 from services.inventory.decisions import Floor, decide, overdue
 from services.inventory.domain import Booking, BookingState
 from services.inventory.ledger import facts
-from services.inventory.ledger.rows import BOOKING_COLUMNS, to_aware, to_booking, to_naive, to_row
+from services.inventory.ledger.rows import BOOKING_COLUMNS, to_aware, to_booking, to_naive, to_row, with_lists
 
 _LOCK_TICKETS = "SELECT id, booking_id, price FROM tickets WHERE id IN %s ORDER BY id FOR UPDATE"
+_BOOKINGS_OF = f"SELECT {BOOKING_COLUMNS} FROM bookings WHERE event_id IN %s AND user_id IN %s"  # noqa: S608 - constants only
+_BOOKINGS = f"SELECT {BOOKING_COLUMNS} FROM bookings WHERE booking_id IN %s"  # noqa: S608 - constants only
 _LIMITS = "SELECT event_id, tickets_per_person FROM events WHERE event_id IN %s"
 _NOW = "SELECT UTC_TIMESTAMP(6)"
 # Every row exists and is locked here, so that the INSERT is always an UPDATE: one statement gives each ticket an owner
 # of its own, where an UPDATE would need a CASE that grows with the square of the batch.
 _TAKE_TICKETS = (
-    "INSERT INTO tickets (id, event_id, status, price, booking_id) VALUES (%s, %s, 'RESERVED', %s, %s) "
+    "INSERT INTO tickets (id, event_id, status, price, booking_id) VALUES (%s, %s, %s, %s, %s) "
     "ON DUPLICATE KEY UPDATE status = VALUES(status), booking_id = VALUES(booking_id)"
 )
 _ROWS_PER_UPDATE = 2  # what the server counts for a row that such an INSERT has updated
@@ -71,17 +73,14 @@ async def commit(tx: Transaction, commands: Sequence[Booking], *, patient: bool)
 
 async def _lock_tickets(tx: Transaction, commands: Sequence[Booking]) -> dict[int, tuple[str | None, Decimal]]:
     ids = sorted({ticket for each in commands for ticket in each.ticket_ids})
-    return {ticket: (owner, price) for ticket, owner, price in await tx.fetch_all(_LOCK_TICKETS, (ids,))}
+    return {ticket: (owner, price) for ticket, owner, price in await tx.fetch_all(*with_lists(_LOCK_TICKETS, ids))}
 
 
 async def _bookings_of(tx: Transaction, commands: Sequence[Booking]) -> dict[str, Booking]:
     """All bookings of these people for these events: the commands that were decided, and what counts for the limit."""
     events = sorted({each.event_id for each in commands})
     people = sorted({each.user_id for each in commands})
-    rows = await tx.fetch_all(
-        f"SELECT {BOOKING_COLUMNS} FROM bookings WHERE event_id IN %s AND user_id IN %s",  # noqa: S608 - constants only
-        (events, people),
-    )
+    rows = await tx.fetch_all(*with_lists(_BOOKINGS_OF, events, people))
     return {booking.booking_id: booking for booking in map(to_booking, rows)}
 
 
@@ -91,7 +90,7 @@ async def _floor(
     tickets: dict[int, tuple[str | None, Decimal]],
     known: Collection[Booking],
 ) -> Floor:
-    limits = await tx.fetch_all(_LIMITS, (sorted({each.event_id for each in fresh}),))
+    limits = await tx.fetch_all(*with_lists(_LIMITS, sorted({each.event_id for each in fresh})))
     floor = Floor(
         now=await utc_now(tx),
         owners={ticket: owner for ticket, (owner, _) in tickets.items()},
@@ -110,10 +109,7 @@ async def _check_overdue(tx: Transaction, fresh: Sequence[Booking], floor: Floor
     candidates = [each for each in known.values() if (each.event_id, each.user_id) in people]
     strangers = sorted(owners - known.keys())
     if strangers:
-        rows = await tx.fetch_all(
-            f"SELECT {BOOKING_COLUMNS} FROM bookings WHERE booking_id IN %s",  # noqa: S608 - constants only
-            (strangers,),
-        )
+        rows = await tx.fetch_all(*with_lists(_BOOKINGS, strangers))
         candidates += map(to_booking, rows)
     if late := overdue(candidates, floor.now):
         raise Overdue(late)
@@ -126,7 +122,7 @@ async def _write(
     now: datetime,
 ) -> None:
     won = [each for each in decided if each.state is BookingState.RESERVED]
-    taken = [(t, each.event_id, tickets[t][1], each.booking_id) for each in won for t in each.ticket_ids]
+    taken = [(t, each.event_id, "RESERVED", tickets[t][1], each.booking_id) for each in won for t in each.ticket_ids]
     if await tx.execute_many(_TAKE_TICKETS, taken) != _ROWS_PER_UPDATE * len(taken):
         raise LedgerBroken("a ticket that was available could not be taken")
     rows = [(*to_row(each), len(each.seat_indexes), to_naive(now)) for each in decided]

@@ -1,5 +1,6 @@
 """How values of the domain are written as rows of MySQL, and read back."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -83,3 +84,21 @@ def to_row(booking: Booking) -> tuple[Any, ...]:
         to_naive(booking.create_time),
         booking.traceparent,
     )
+
+
+def with_lists(sql: str, *args: Any) -> tuple[str, list[Any]]:
+    """The statement with `IN %s` spelled out for each argument that is a list, and the flat arguments.
+
+    The driver is giving up doing this itself. No list may be empty.
+    """
+    parts = sql.split("%s")
+    assert len(parts) == len(args) + 1, "one argument per placeholder"
+    spelled = [_spell(arg) for arg in args]
+    text = parts[0] + "".join(marks + part for (marks, _), part in zip(spelled, parts[1:], strict=True))
+    return text, [value for _, values in spelled for value in values]
+
+
+def _spell(arg: Any) -> tuple[str, Sequence[Any]]:
+    if isinstance(arg, list):
+        return f"({', '.join(['%s'] * len(arg))})", arg
+    return "%s", [arg]
