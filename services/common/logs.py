@@ -4,6 +4,7 @@ Requests that succeed are not logged. Bodies never are; as a last guard, a field
 of the contracts is replaced.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -59,10 +60,17 @@ class JsonFormatter(logging.Formatter):
             "request_id": request_id.get(),
         }
         line = {key: value for key, value in line.items() if value}
-        line |= _harmless(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        return _dumps(_harmless(getattr(record, "fields", {})) | line)
+
+
+def _dumps(line: dict[str, Any]) -> str:
+    try:
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:
+        # Lone surrogates of a header, integers beyond 64 bits: the standard library is slower and takes them.
+        return json.dumps(line, default=str, ensure_ascii=False).encode(errors="replace").decode()
 
 
 def _harmless(fields: Mapping[str, Any]) -> dict[str, Any]:
