@@ -1,0 +1,27 @@
+"""The whole of Boxoffice, as `make up` starts it, shared by the tests of this folder."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import aiohttp
+import pytest
+
+from deploy.local.stack import Stack, session_name
+from tests.e2e.shop import Shop
+
+
+@pytest.fixture(scope="session")
+def whole_stack() -> Iterator[Stack]:
+    """Every process, on Apache Kafka; one of the demo tests runs on Redis Streams."""
+    stack = Stack(session_name("test"), settings={"BOXOFFICE_TRACE_RATIO": "0"})
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.remove()
+
+
+@pytest.fixture
+async def shop(whole_stack: Stack) -> AsyncIterator[Shop]:
+    """The front door, with a session of its own."""
+    async with aiohttp.ClientSession(base_url=whole_stack.url("edge")) as session:
+        yield Shop(whole_stack, session)
