@@ -98,8 +98,8 @@ class ProcessSpec:
 
 
 def hmac_key_ring() -> str:
-    """Returns a new ring of one HMAC key, as `KeyRing.parse` reads it."""
-    return f"local-{secrets.token_hex(4)}:{base64.b64encode(secrets.token_bytes(32)).decode()}"
+    """Returns a new ring of one HMAC key, `kid:base64`; a key id has letters and digits only."""
+    return f"local{secrets.token_hex(4)}:{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
 def rsa_key() -> str:
