@@ -1,0 +1,241 @@
+"""QueueService over a real gRPC server, with everything that a process has."""
+
+from __future__ import annotations  # the async stub exists for type checkers only
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from boxoffice.inventory.v1 import booking_events_pb2, booking_service_pb2
+from boxoffice.queue.v1 import queue_events_pb2 as events_pb
+from boxoffice.queue.v1 import queue_service_pb2 as pb
+from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
+from pydantic import SecretStr
+
+from services.common.errors import from_rpc_error
+from services.common.eventlog import open_event_log
+from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS, TOPICS
+from services.common.keyring import AdmissionToken
+from services.common.lifecycle import Lifecycle, running
+from services.queue.catalog import EventCatalog
+from services.queue.settings import QueueSettings
+from services.queue.wiring import wire
+from tests.queue.neighbours import ADMISSION_KEYS, ADMISSION_RING, PLACE_KEYS, Neighbours, bearer, neighbours, stamp
+from tests.support import eventually
+
+EVENT = 7
+
+
+@pytest.fixture
+async def around() -> AsyncIterator[Neighbours]:
+    async with neighbours() as servicer:
+        yield servicer
+
+
+@pytest.fixture
+def settings(redis_url: str, around: Neighbours) -> QueueSettings:
+    return QueueSettings(
+        redis_url=redis_url,
+        eventlog_url=redis_url,
+        inventory_target=around.target,
+        auth_target=around.target,
+        admission_keys=SecretStr(ADMISSION_KEYS),
+        place_keys=SecretStr(PLACE_KEYS),
+        queue_inside_cap=1,
+        drain_seconds=1,
+    )
+
+
+@pytest.fixture
+async def stub(settings: QueueSettings) -> AsyncIterator[rpc.QueueServiceAsyncStub]:
+    ports: list[int] = []
+    async with open_event_log(settings.eventlog_url) as log:
+        await log.create_topics(TOPICS)
+
+    async def start(lifecycle: Lifecycle) -> None:
+        ports.append(await wire(lifecycle, settings))
+
+    async with running(start, 1.0), grpc.aio.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
+        yield rpc.QueueServiceStub(channel)
+
+
+async def _join(stub: rpc.QueueServiceAsyncStub, user_id: int, signed_place: str = "") -> pb.JoinQueueResponse:
+    request = pb.JoinQueueRequest(event_id=EVENT, signed_place=signed_place)
+    return await stub.JoinQueue(request, metadata=bearer(user_id))
+
+
+async def _place(stub: rpc.QueueServiceAsyncStub, user_id: int) -> pb.Place:
+    answer = await stub.GetPlace(pb.GetPlaceRequest(event_id=EVENT), metadata=bearer(user_id))
+    return answer.place
+
+
+async def _called(stub: rpc.QueueServiceAsyncStub, user_id: int) -> pb.Place:
+    async def ready() -> pb.Place | None:
+        place = await _place(stub, user_id)
+        return place if place.state == pb.Place.STATE_READY else None
+
+    place = await eventually(ready)
+    assert place
+    return place
+
+
+async def _claim(stub: rpc.QueueServiceAsyncStub, user_id: int) -> pb.ClaimPlaceResponse:
+    return await stub.ClaimPlace(pb.ClaimPlaceRequest(event_id=EVENT), metadata=bearer(user_id))
+
+
+async def _refused(call: Any) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    return from_rpc_error(refused.value)[0]
+
+
+async def test_one_sale_from_join_to_ticket(stub: rpc.QueueServiceAsyncStub, settings: QueueSettings) -> None:
+    first, second = await _join(stub, 1), await _join(stub, 2)
+    assert not first.already_joined
+    assert (await _join(stub, 2)).already_joined
+    assert second.place.join_time.ToDatetime() > first.place.join_time.ToDatetime()
+
+    place = await _called(stub, 1)
+    assert (place.position, place.sale_state) == (0, pb.SALE_STATE_OPEN)
+    assert place.claim_expire_time.ToDatetime(UTC) > datetime.now(UTC) + timedelta(minutes=2)
+    waiting = await _place(stub, 2)
+    assert (waiting.state, waiting.position, waiting.ahead, waiting.total_waiting) == (pb.Place.STATE_WAITING, 1, 0, 1)
+    assert 0 < waiting.eta_p50_seconds <= waiting.eta_p90_seconds
+    assert not waiting.HasField("seats_left")
+
+    claimed, again = await _claim(stub, 1), await _claim(stub, 1)
+    assert claimed.admission_token == again.admission_token
+    token = AdmissionToken.decode(ADMISSION_RING, claimed.admission_token)
+    assert (token.user_id, token.event_id) == (1, EVENT)
+    assert token.expire_time_ms == claimed.admission_expire_time.ToMilliseconds()
+    assert claimed.place.admission_expire_time == claimed.admission_expire_time
+
+    async with open_event_log(settings.eventlog_url) as log, log.writer() as writer:
+        for state in (booking_service_pb2.Booking.STATE_REJECTED, booking_service_pb2.Booking.STATE_CONFIRMED):
+            fact = booking_events_pb2.BookingEvent(
+                event_id=EVENT, user_id=1, state=state, time=stamp(datetime.now(UTC))
+            )
+            record = booking_events_pb2.BookingEvents(events=[fact]).SerializeToString()
+            await writer.append(BOOKING_EVENTS, str(EVENT), record)
+    await _called(stub, 2)
+    assert (await _place(stub, 1)).state == pb.Place.STATE_DONE
+
+    facts: list[events_pb.QueueEvent] = []
+    async with open_event_log(settings.eventlog_url) as log, log.reader("test", [QUEUE_EVENTS]) as reader:
+        while len(facts) < 2:  # a call is told a moment after it is made
+            for told in await reader.read(10, timedelta(seconds=1)):
+                facts.extend(events_pb.QueueEvents.FromString(told.value).events)
+    assert [fact.place_called.user_id for fact in facts] == [1, 2]
+
+
+async def test_sold_out_is_told_to_all_who_wait_and_ends_their_streams(
+    stub: rpc.QueueServiceAsyncStub, settings: QueueSettings
+) -> None:
+    await _join(stub, 1)
+    await _called(stub, 1)
+    await _join(stub, 2)
+    stream = stub.WatchPlace(pb.WatchPlaceRequest(event_id=EVENT), metadata=bearer(2))
+    told = aiter(stream)
+    assert (await anext(told)).place.sale_state == pb.SALE_STATE_OPEN
+
+    report = booking_events_pb2.SaleProgress(
+        event_id=EVENT, seats_total=3, seats_left=0, seats_sold=3, time=stamp(datetime.now(UTC))
+    )
+    async with open_event_log(settings.eventlog_url) as log, log.writer() as writer:
+        await writer.append(SALE_PROGRESS, str(EVENT), report.SerializeToString())
+
+    news = [answer.place async for answer in told]
+    assert (news[-1].state, news[-1].sale_state) == (pb.Place.STATE_WAITING, pb.SALE_STATE_SOLD_OUT)
+    assert news[-1].seats_left == 0
+    assert await _refused(_join(stub, 3)) == "SOLD_OUT"
+    assert (await _join(stub, 2)).already_joined
+
+
+async def test_a_stream_follows_a_place_to_its_end(stub: rpc.QueueServiceAsyncStub) -> None:
+    await _join(stub, 1)
+    stream = stub.WatchPlace(pb.WatchPlaceRequest(event_id=EVENT), metadata=bearer(1))
+    seen: list[int] = []
+    async for answer in stream:
+        if not seen or answer.place.state != seen[-1]:
+            seen.append(answer.place.state)
+        if answer.place.state == pb.Place.STATE_READY:
+            await stub.LeaveQueue(pb.LeaveQueueRequest(event_id=EVENT), metadata=bearer(1))
+
+    assert seen[-2:] == [pb.Place.STATE_READY, pb.Place.STATE_LEFT]
+
+
+async def test_signed_places_restore_only_their_owners_place(stub: rpc.QueueServiceAsyncStub) -> None:
+    first, second = await _join(stub, 1), await _join(stub, 2)
+    for user_id, signed in ((3, second.signed_place), (2, second.signed_place[:-2]), (2, "x")):
+        assert await _refused(_join(stub, user_id, signed)) == "PLACE_INVALID"
+    await stub.LeaveQueue(pb.LeaveQueueRequest(event_id=EVENT), metadata=bearer(1))
+
+    again = await _join(stub, 1, first.signed_place)
+
+    assert again.place.join_time.ToDatetime() > second.place.join_time.ToDatetime()
+
+
+async def test_refusals_have_reasons_of_the_catalogue(stub: rpc.QueueServiceAsyncStub) -> None:
+    assert await _refused(stub.JoinQueue(pb.JoinQueueRequest(event_id=8), metadata=bearer(1))) == "EVENT_NOT_FOUND"
+    assert await _refused(stub.GetPlace(pb.GetPlaceRequest(event_id=8), metadata=bearer(1))) == "EVENT_NOT_FOUND"
+    assert await _refused(stub.ClaimPlace(pb.ClaimPlaceRequest(event_id=8), metadata=bearer(1))) == "PLACE_NOT_FOUND"
+    assert await _refused(_place(stub, 9)) == "PLACE_NOT_FOUND"
+    watched = stub.WatchPlace(pb.WatchPlaceRequest(event_id=EVENT), metadata=bearer(9))
+    assert await _refused(anext(aiter(watched))) == "PLACE_NOT_FOUND"
+    assert await _refused(stub.JoinQueue(pb.JoinQueueRequest(), metadata=bearer(1))) == "INVALID_ARGUMENT"
+    assert await _refused(stub.JoinQueue(pb.JoinQueueRequest(event_id=EVENT))) == "UNAUTHENTICATED"
+    await _join(stub, 1)
+    await _join(stub, 2)
+    await _called(stub, 1)
+    assert await _refused(_claim(stub, 2)) == "PLACE_NOT_READY"
+
+
+async def test_only_operators_change_the_policy_and_every_change_is_audited(
+    stub: rpc.QueueServiceAsyncStub, caplog: pytest.LogCaptureFixture
+) -> None:
+    hold = pb.UpdateQueuePolicyRequest(event_id=EVENT, mode=pb.QueuePolicy.MODE_HOLD, rate_per_second=3.5)
+    assert await _refused(stub.UpdateQueuePolicy(hold, metadata=bearer(1, "organizer"))) == "PERMISSION_DENIED"
+
+    with caplog.at_level(logging.INFO, logger="boxoffice.audit"):
+        changed = await stub.UpdateQueuePolicy(hold, metadata=bearer(99, "operator"))
+
+    assert (changed.policy.mode, changed.policy.rate_per_second) == (pb.QueuePolicy.MODE_HOLD, 3.5)
+    assert (changed.policy.inside_cap, changed.policy.admission_seconds) == (1, 600)
+    fields = [record.__dict__["fields"] for record in caplog.records if record.name == "boxoffice.audit"]
+    assert [(each["user_id"], each["before"]["mode"], each["after"]["mode"]) for each in fields] == [
+        (99, "OPEN", "HOLD")
+    ]
+    assert (fields[0]["before"]["rate_per_second"], fields[0]["after"]["rate_per_second"]) == (50.0, 3.5)
+    assert (await _join(stub, 1)).place.sale_state == pb.SALE_STATE_HELD
+    read = await stub.GetQueuePolicy(pb.GetQueuePolicyRequest(event_id=EVENT), metadata=bearer(99, "operator"))
+    assert read.policy == changed.policy
+    for wrong in ({"inside_cap": 0}, {"rate_per_second": 0.01}, {"claim_window_seconds": 5}, {"mode": 0}, {"mode": 77}):
+        request = pb.UpdateQueuePolicyRequest(event_id=EVENT, **wrong)
+        assert await _refused(stub.UpdateQueuePolicy(request, metadata=bearer(99, "operator"))) == "INVALID_ARGUMENT"
+
+
+async def test_what_inventory_said_last_stands_while_it_is_away(around: Neighbours) -> None:
+    from boxoffice.inventory.v1 import event_service_pb2_grpc as inventory_rpc
+
+    now = 0.0
+    async with grpc.aio.insecure_channel(around.target) as channel:
+        catalog = EventCatalog(inventory_rpc.EventServiceStub(channel), lambda: now)
+        sales = await asyncio.gather(*(catalog.sale(EVENT) for _ in range(50)))
+        assert around.asked == 1
+
+        around.away = True
+        now = 60.0
+        assert await catalog.sale(EVENT) == sales[0]
+        assert around.asked == 2
+        with pytest.raises(Exception, match="looked up") as unknown:
+            await catalog.sale(8)
+        assert getattr(unknown.value, "reason", "") == "UNAVAILABLE"
+
+        around.away = False
+        around.events[EVENT].sale_close_time.FromDatetime(datetime.now(UTC) + timedelta(days=1))
+        now = 62.0
+        assert (await catalog.sale(EVENT)).close_time > sales[0].close_time

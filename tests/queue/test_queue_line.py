@@ -1,0 +1,348 @@
+"""Joining, leaving, claiming, finishing: the transitions of one place."""
+
+import asyncio
+import itertools
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from redis.asyncio import Redis
+
+from services.queue.domain import Mode, PlaceNotFound, PlaceNotReady, PlaceState, Sale, SaleClosed, SoldOut
+from services.queue.store import line_key
+from services.queue.transitions import JoinCommand, Progress, Purchase
+from tests.queue.lines import (
+    EVENT,
+    OPEN_SALE,
+    called,
+    join,
+    join_all,
+    run_out,
+    state,
+    store_of,
+    without_guard,
+)
+
+USERS = line_key(EVENT, "users")
+
+
+async def test_two_thousand_joins_in_waves_are_called_first_come_first_served(redis: Redis, other_redis: Redis) -> None:
+    stores = store_of(redis), store_of(other_redis)
+    waves = [list(range(start, start + 200)) for start in range(1, 2001, 200)]
+    scores: dict[int, int] = {}
+    for wave in waves:
+        joined = await asyncio.gather(*(join(stores[user % 2], user) for user in wave))
+        scores.update(zip(wave, (each.score for each in joined), strict=True))
+
+    assert len(set(scores.values())) == 2000
+    for earlier, later in itertools.pairwise(waves):
+        assert max(scores[user] for user in earlier) < min(scores[user] for user in later)
+    for _ in range(4):
+        await stores[0].admit_many({EVENT: OPEN_SALE})
+    assert await called(stores[0]) == sorted(scores, key=scores.__getitem__)
+
+
+async def test_the_line_is_the_sorted_set_of_the_product_document(redis: Redis) -> None:
+    joined = await join(store_of(redis), 42)
+
+    assert await redis.zrange(b"queue:{7}:users", 0, -1, withscores=True) == [(b"42", float(joined.score))]
+    seconds, micros = await cast("Any", redis.time())
+    assert 0 <= seconds * 1_000_000 + micros - joined.score < 5_000_000
+
+
+async def _join_three_while_the_clock_stands(redis: Redis) -> list[int]:
+    """The clock cannot be stopped; a last score that is ahead of it has the same effect."""
+    store = store_of(redis)
+    first = await join(store, 1)
+    ahead = first.score + 3_600_000_000
+    await cast("Any", redis.hset(line_key(EVENT, "line"), "last_score", ahead))
+    joined = await asyncio.gather(*(join(store, user) for user in (2, 3, 4)))
+    return [ahead, *(each.score for each in joined)]
+
+
+async def test_scores_grow_strictly_even_when_the_clock_does_not(redis: Redis) -> None:
+    ahead, *scores = await _join_three_while_the_clock_stands(redis)
+
+    assert scores == [ahead + 1, ahead + 2, ahead + 3]
+
+
+async def test_control_without_the_bump_later_scores_are_smaller(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_guard(monkeypatch, tmp_path, "join", "math.max(now_us, last + 1)", "now_us")
+
+    ahead, *scores = await _join_three_while_the_clock_stands(redis)
+
+    assert max(scores) < ahead
+
+
+async def test_one_live_place_per_account_however_many_joins_at_once(redis: Redis, other_redis: Redis) -> None:
+    stores = store_of(redis), store_of(other_redis)
+
+    joined = await asyncio.gather(*(join(stores[number % 2], 1) for number in range(100)))
+
+    assert sum(each.fresh for each in joined) == 1
+    assert len({each.score for each in joined}) == 1
+
+
+async def test_control_without_the_guard_repeated_joins_lose_the_place(
+    redis: Redis, other_redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_guard(monkeypatch, tmp_path, "join", "if standing then return {1, standing, 0} end")
+    stores = store_of(redis), store_of(other_redis)
+
+    joined = await asyncio.gather(*(join(stores[number % 2], 1) for number in range(100)))
+
+    assert len({each.score for each in joined}) > 1
+
+
+async def test_who_is_inside_does_not_get_a_second_place(redis: Redis) -> None:
+    store = store_of(redis)
+    first = await join(store, 1)
+    await store.admit_many({EVENT: OPEN_SALE})
+    called_again = await join(store, 1)
+    await store.claim(EVENT, 1)
+    admitted_again = await join(store, 1)
+
+    assert (called_again.score, called_again.fresh) == (first.score, False)
+    assert (admitted_again.score, admitted_again.fresh) == (first.score, False)
+    assert await redis.zcard(USERS) == 0
+
+
+async def test_control_without_that_guard_the_account_stands_twice(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    guard = "if inside and tonumber(until_ms) > now_ms then return {1, ended_score, 0} end"
+    without_guard(monkeypatch, tmp_path, "join", guard, "inside = false")
+    store = store_of(redis)
+    await join(store, 1)
+    await store.admit_many({EVENT: OPEN_SALE})
+    await join(store, 1)
+
+    assert await redis.zcard(USERS) + await redis.zcard(line_key(EVENT, "ready")) == 2
+
+
+async def test_after_a_final_state_joining_takes_a_new_place_at_the_end(redis: Redis) -> None:
+    store = store_of(redis, inside_cap=1)
+    await join_all(store, (1, 2, 3))
+    await store.leave(EVENT, 1)
+
+    again = await join(store, 1)
+
+    assert again.fresh
+    assert await redis.zrange(USERS, 0, -1) == [b"2", b"3", b"1"]
+
+
+async def test_who_ran_out_can_join_again_before_the_tick_comes_by(redis: Redis) -> None:
+    store = store_of(redis)
+    await join(store, 1)
+    await store.admit_many({EVENT: OPEN_SALE})
+    await run_out(redis, 1)
+    assert await state(store, 1) is PlaceState.EXPIRED
+
+    assert (await join(store, 1)).fresh
+
+    assert await state(store, 1) is PlaceState.WAITING
+    assert await redis.zcard(line_key(EVENT, "ready")) == 0
+
+
+async def test_claiming_is_refused_before_the_call_and_after_the_window(redis: Redis) -> None:
+    store = store_of(redis)
+    with pytest.raises(PlaceNotFound):
+        await store.claim(EVENT, 1)
+    await join(store, 1)
+    with pytest.raises(PlaceNotReady):
+        await store.claim(EVENT, 1)
+    await store.admit_many({EVENT: OPEN_SALE})
+    await run_out(redis, 1)
+    with pytest.raises(PlaceNotReady):
+        await store.claim(EVENT, 1)
+    await store.admit_many({EVENT: OPEN_SALE})
+    with pytest.raises(PlaceNotReady):
+        await store.claim(EVENT, 1)
+
+
+async def test_claiming_again_finds_the_same_admission(redis: Redis) -> None:
+    store = store_of(redis)
+    await join(store, 1)
+    await store.admit_many({EVENT: OPEN_SALE})
+
+    admissions = await asyncio.gather(*(store.claim(EVENT, 1) for _ in range(20)))
+
+    assert sum(each.fresh for each in admissions) == 1
+    assert len({(each.until, each.since, each.score) for each in admissions}) == 1
+    assert admissions[0].until - admissions[0].since == timedelta(minutes=2)
+    assert await state(store, 1) is PlaceState.ADMITTED
+
+
+@pytest.mark.parametrize("steps", ["join", "join call", "join call claim"])
+async def test_leaving_ends_a_live_place_once_and_frees_its_slot_at_once(redis: Redis, steps: str) -> None:
+    store = store_of(redis, inside_cap=1)
+    await join_all(store, (1, 2))
+    if "call" in steps:
+        await store.admit_many({EVENT: OPEN_SALE})
+    if "claim" in steps:
+        await store.claim(EVENT, 1)
+
+    assert await store.leave(EVENT, 1)
+    assert not await store.leave(EVENT, 1)
+
+    assert await state(store, 1) is PlaceState.LEFT
+    await store.admit_many({EVENT: OPEN_SALE})
+    assert await state(store, 2) is PlaceState.READY
+
+
+async def test_leaving_without_a_place_does_nothing(redis: Redis) -> None:
+    assert not await store_of(redis).leave(EVENT, 1)
+    assert await redis.keys("*") == []
+
+
+async def test_buying_ends_the_place_once_and_frees_its_slot_at_once(redis: Redis) -> None:
+    store = store_of(redis, inside_cap=1)
+    await join_all(store, (1, 2))
+    await store.admit_many({EVENT: OPEN_SALE})
+    await store.claim(EVENT, 1)
+    bought = Purchase(EVENT, 1, datetime.now(UTC))
+
+    assert await store.finish_many([bought, bought]) == 1
+
+    assert await state(store, 1) is PlaceState.DONE
+    await store.admit_many({EVENT: OPEN_SALE})
+    assert await state(store, 2) is PlaceState.READY
+
+
+async def test_an_old_purchase_told_again_does_not_end_a_later_admission(redis: Redis) -> None:
+    store = store_of(redis)
+    old = Purchase(EVENT, 1, datetime.now(UTC) - timedelta(seconds=30))
+    await join(store, 1)
+    await store.admit_many({EVENT: OPEN_SALE})
+    await store.claim(EVENT, 1)
+
+    assert await store.finish_many([old]) == 0
+
+    assert await state(store, 1) is PlaceState.ADMITTED
+
+
+async def test_who_paid_after_the_admission_ran_out_is_done(redis: Redis) -> None:
+    store = store_of(redis)
+    await join(store, 1)
+    await store.admit_many({EVENT: OPEN_SALE})
+    await store.claim(EVENT, 1)
+    await run_out(redis, 1)
+    await store.admit_many({EVENT: OPEN_SALE})
+    assert await state(store, 1) is PlaceState.EXPIRED
+
+    await store.finish_many([Purchase(EVENT, 1, datetime.now(UTC))])
+
+    assert await state(store, 1) is PlaceState.DONE
+
+
+async def test_a_waiting_place_outlives_a_purchase_and_nobody_is_finished_who_was_never_inside(redis: Redis) -> None:
+    store = store_of(redis)
+    await join(store, 1)
+
+    assert await store.finish_many([Purchase(EVENT, user, datetime.now(UTC)) for user in (1, 2)]) == 0
+
+    assert await state(store, 1) is PlaceState.WAITING
+
+
+async def test_a_closed_sale_and_a_draining_line_take_nobody_new_but_know_their_own(redis: Redis) -> None:
+    closed = Sale(OPEN_SALE.open_time, datetime(2021, 1, 1, tzinfo=UTC))
+    open_store, draining = store_of(redis), store_of(redis, mode=Mode.DRAIN)
+    first = await join(open_store, 1)
+
+    with pytest.raises(SaleClosed):
+        await join(open_store, 2, sale=closed)
+    with pytest.raises(SaleClosed):
+        await join(draining, 2)
+    assert (await join(draining, 1)).score == first.score
+    assert (await join(open_store, 1, sale=closed)).score == first.score
+
+
+async def test_joining_before_the_opening_keeps_the_place(redis: Redis) -> None:
+    scheduled = Sale(datetime(2998, 1, 1, tzinfo=UTC), OPEN_SALE.close_time)
+    store = store_of(redis)
+    await join(store, 1, sale=scheduled)
+
+    assert (await store.admit_many({EVENT: scheduled}))[EVENT].called == 0
+    assert (await store.admit_many({EVENT: OPEN_SALE}))[EVENT].called == 1
+
+
+def _progress(sold: int, at: datetime) -> Progress:
+    return Progress(EVENT, at, seats_total=10, seats_left=10 - sold, seats_sold=sold)
+
+
+async def test_sold_out_stops_joins_and_calls_and_the_newest_count_wins(redis: Redis) -> None:
+    store = store_of(redis, inside_cap=1)
+    await join_all(store, (1, 2))
+    now = datetime.now(UTC)
+    await store.set_progress_many([_progress(10, now), _progress(9, now - timedelta(seconds=1))])
+
+    assert (await store.admit_many({EVENT: OPEN_SALE}))[EVENT].called == 0
+    with pytest.raises(SoldOut):
+        await join(store, 3)
+    line, _ = await store.read(EVENT, 1)
+    assert (line.sold_out, line.seats_left) == (True, 0)
+
+    # Money back, and a seat is free again.
+    await store.set_progress_many([_progress(9, now + timedelta(seconds=1))])
+    assert (await store.admit_many({EVENT: OPEN_SALE}))[EVENT].called == 1
+
+
+async def test_a_lost_line_takes_signed_places_back_in_their_order(redis: Redis) -> None:
+    store = store_of(redis)
+    scores = {user: (await join(store, user)).score for user in (1, 2, 3)}
+    await redis.flushdb()
+    newcomer = await join(store, 4)
+
+    for user in (3, 1, 2):
+        restored = await join(store, user, restore=scores[user])
+        assert (restored.fresh, restored.score) == (True, scores[user])
+
+    assert await redis.zrange(USERS, 0, -1) == [b"1", b"2", b"3", b"4"]
+    assert newcomer.score > max(scores.values())
+    assert (await join(store, 5)).score > newcomer.score
+
+
+async def test_a_signed_place_cannot_be_lived_twice(redis: Redis) -> None:
+    store = store_of(redis)
+    first = await join(store, 1)
+    await join(store, 2)
+    await store.leave(EVENT, 1)
+
+    again = await join(store, 1, restore=first.score)
+
+    assert again.score > first.score
+    assert await redis.zrange(USERS, 0, -1) == [b"2", b"1"]
+
+
+async def test_a_draining_line_takes_signed_places_back(redis: Redis) -> None:
+    assert (await join(store_of(redis, mode=Mode.DRAIN), 1, restore=1_000)).score == 1_000
+
+
+async def test_positions_are_exact(redis: Redis) -> None:
+    store = store_of(redis)
+    await join_all(store, range(1, 1201))
+    for user in range(3, 1201, 3):
+        await store.leave(EVENT, user)
+    staying = [user for user in range(1, 1201) if user % 3]
+
+    line, standings = (await store.read_many({EVENT: range(1, 1301)}))[EVENT]
+
+    assert line.waiting == len(staying) == 800
+    assert [standings[user].ahead for user in staying if standings[user]] == list(range(800))  # type: ignore[union-attr] # filtered
+    assert {standings[user].state for user in range(3, 1201, 3)} == {PlaceState.LEFT}  # type: ignore[union-attr] # they left
+    assert {standings[user] for user in range(1201, 1301)} == {None}
+
+
+async def test_a_refusal_concerns_only_its_own_caller(redis: Redis) -> None:
+    closed = Sale(OPEN_SALE.open_time, datetime(2021, 1, 1, tzinfo=UTC))
+    store = store_of(redis)
+    sales = [OPEN_SALE if user % 2 else closed for user in range(10)]
+
+    answers = await asyncio.gather(
+        *(store.join(JoinCommand(EVENT, user, sale)) for user, sale in enumerate(sales)), return_exceptions=True
+    )
+
+    assert [isinstance(answer, SaleClosed) for answer in answers] == [sale is closed for sale in sales]

@@ -1,0 +1,69 @@
+"""What queue hears from inventory, and the pace of its loops."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from boxoffice.inventory.v1 import booking_events_pb2 as pb
+from boxoffice.inventory.v1 import booking_service_pb2 as booking_pb
+from google.protobuf.message import DecodeError
+from redis.asyncio import Redis
+
+from services.common.eventlog.port import Record
+from services.common.eventlog.topics import BOOKING_EVENTS, SALE_PROGRESS
+from services.queue.domain import PlaceState
+from services.queue.worker import every, handle_records
+from tests.queue.lines import EVENT, OPEN_SALE, join, state, store_of
+from tests.queue.neighbours import stamp
+
+
+def _booking(*states: "booking_pb.Booking.State.ValueType") -> Record:
+    now = stamp(datetime.now(UTC))
+    facts = [pb.BookingEvent(event_id=EVENT, user_id=1, state=state, time=now) for state in states]
+    return Record(BOOKING_EVENTS, str(EVENT), pb.BookingEvents(events=facts).SerializeToString())
+
+
+async def test_only_a_confirmed_booking_ends_a_place(redis: Redis) -> None:
+    store = store_of(redis)
+    await join(store, 1)
+    await store.admit_many({EVENT: OPEN_SALE})
+    await store.claim(EVENT, 1)
+    others = set(booking_pb.Booking.State.values()) - {booking_pb.Booking.STATE_CONFIRMED}
+
+    await handle_records(store, [_booking(*others)])
+    assert await state(store, 1) is PlaceState.ADMITTED
+
+    await handle_records(store, [_booking(booking_pb.Booking.STATE_RESERVED, booking_pb.Booking.STATE_CONFIRMED)])
+    assert await state(store, 1) is PlaceState.DONE
+
+
+async def test_a_damaged_record_changes_nothing_and_says_so(redis: Redis) -> None:
+    store = store_of(redis)
+    progress = pb.SaleProgress(event_id=EVENT, seats_total=5, seats_left=4, time=stamp(datetime.now(UTC)))
+    good = Record(SALE_PROGRESS, str(EVENT), progress.SerializeToString())
+
+    with pytest.raises(DecodeError):
+        await handle_records(store, [good, Record(BOOKING_EVENTS, str(EVENT), b"\xff")])
+    assert (await store.read(EVENT, 1))[0].seats_left is None
+    await handle_records(store, [good, good])
+    assert (await store.read(EVENT, 1))[0].seats_left == 4
+
+
+async def test_a_loop_keeps_its_pace_through_failures(caplog: pytest.LogCaptureFixture) -> None:
+    steps = 0
+    enough = asyncio.Event()
+
+    async def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            enough.set()
+        if steps < 4:
+            raise ConnectionError
+
+    with caplog.at_level("INFO"):
+        loop = asyncio.create_task(every(timedelta(milliseconds=1), step, "test"))
+        await asyncio.wait_for(enough.wait(), 5)
+        loop.cancel()
+
+    assert [record.message for record in caplog.records] == ["step failed, and is repeated", "step succeeds again"]
