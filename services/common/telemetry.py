@@ -34,6 +34,9 @@ from opentelemetry.util.types import Attributes, AttributeValue
 # Marks a span that was written after a fault, for a request that was not sampled: it has no children.
 RETROSPECTIVE: Final = "boxoffice.retrospective"
 
+# With its retries; a collector that is away must not hold up the end of the process.
+_EXPORT_SECONDS: Final = 2.0
+
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _SAMPLED_ENDS: Final = frozenset("13579bdf")
 
@@ -126,7 +129,7 @@ def configure(service: str, ratio: float, processor: SpanProcessor) -> None:
 def configure_otlp(service: str, ratio: float, endpoint: str) -> None:
     """Starts tracing to an OTLP/HTTP collector: batched, from a thread of its own, dropped when it cannot be sent."""
     url = endpoint.rstrip("/") + "/v1/traces"
-    configure(service, ratio, BatchSpanProcessor(OTLPSpanExporter(endpoint=url)))
+    configure(service, ratio, BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=_EXPORT_SECONDS)))
 
 
 def shutdown() -> None:

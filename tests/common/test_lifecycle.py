@@ -1,14 +1,19 @@
 """A process starts whole or not at all, tells the truth about itself, and leaves nothing half done."""
 
 import asyncio
+import gzip
 import os
 import signal
 import sys
+import threading
+import time
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import grpc
 import orjson
@@ -16,6 +21,7 @@ import pytest
 from boxoffice.auth.v1 import auth_service_pb2 as pb
 from boxoffice.auth.v1 import auth_service_pb2_grpc as stubs
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from prometheus_client import REGISTRY
 
 from services.common import health
@@ -162,6 +168,58 @@ async def test_a_signal_while_starting_stops_the_start() -> None:
         process.child.terminate()
         assert await process.ended() == 0
     assert process.errors == ["hanging", "closed first"]
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes OTLP over HTTP and keeps the names of spans."""
+
+    names: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        assert self.path == "/v1/traces"
+        export = trace_service_pb2.ExportTraceServiceRequest.FromString(body)
+        scopes = [scope for resource in export.resource_spans for scope in resource.scope_spans]
+        self.names.extend(span.name for scope in scopes for span in scope.spans)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
+        pass
+
+
+async def _call_sampled(process: Process) -> None:
+    port = (await process.said("started"))["grpc_port"]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        sampled = grpc.aio.Metadata(("traceparent", f"00-{'a' * 32}-{'b' * 16}-01"))
+        await stubs.AuthServiceStub(channel).GetJwks(pb.GetJwksRequest(), metadata=sampled)
+    process.child.terminate()
+
+
+async def test_spans_that_wait_are_sent_before_the_end() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        async with _process(BOXOFFICE_OTLP_ENDPOINT=f"http://127.0.0.1:{server.server_port}") as process:
+            await _call_sampled(process)
+            assert await process.ended() == 0
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+        thread.join()
+    assert Collector.names == ["/boxoffice.auth.v1.AuthService/GetJwks"]
+
+
+async def test_a_collector_that_is_away_does_not_hold_up_the_end() -> None:
+    async with _process(BOXOFFICE_OTLP_ENDPOINT="http://127.0.0.1:9", BOXOFFICE_DRAIN_SECONDS="0.1") as process:
+        await _call_sampled(process)
+        await process.said("stopped")
+        stopped = time.monotonic()
+        assert await process.ended() == 0
+        assert time.monotonic() - stopped < 6
 
 
 class Dependency:
