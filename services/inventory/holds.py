@@ -158,7 +158,7 @@ class Holds:
         """Reads records of (event id, booking id), None for those that Redis does not know: one pipeline."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for event_id, booking_id in ids:
-                pipe.hget(_key(event_id, "holds"), booking_id)
+                pipe.hget(key(event_id, "holds"), booking_id)
             found = await pipe.execute()
         return [
             records.unpack(event_id, booking_id, record) if record else None
@@ -181,15 +181,15 @@ class Holds:
 
     async def _try_seats(self, event_id: int) -> tuple[Progress, bytes] | None:
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hmget(_key(event_id, "counts"), _COUNTS)
-            pipe.get(_key(event_id, "seats"))
+            pipe.hmget(key(event_id, "counts"), _COUNTS)
+            pipe.get(key(event_id, "seats"))
             counts, bitmap = await pipe.execute()
         progress = _progress(counts)
         return None if progress is None else (progress, bitmap)
 
     async def progress(self, event_id: int) -> Progress | None:
         """How much of an event is left and sold; None while Redis does not know the event."""
-        counts = await self._redis.hmget(_key(event_id, "counts"), _COUNTS)
+        counts = await self._redis.hmget(key(event_id, "counts"), _COUNTS)
         return _progress(counts)
 
     async def reap(self, event_id: int) -> int:
@@ -235,10 +235,10 @@ class Holds:
         Atomic for everyone else. False when another process is at it. What is committed while MySQL is being read is
         not lost: `settle_many` leaves it beside the lock, and the script adds it.
         """
-        lock, token = _key(event_id, "rebuild"), secrets.token_hex(8)
+        lock, token = key(event_id, "rebuild"), secrets.token_hex(8)
         if not await self._redis.set(lock, token, nx=True, px=_ms(_REBUILD_LOCK)):
             return False
-        await self._redis.delete(_key(event_id, "missed"))
+        await self._redis.delete(key(event_id, "missed"))
         try:
             snapshot = await self._read_snapshot(event_id)
             bookings = [field for booking in snapshot.bookings for field in _triple(booking)]
@@ -251,12 +251,13 @@ class Holds:
         return done == 1
 
 
-def _key(event_id: int, name: str) -> str:
+def key(event_id: int, name: str) -> str:
+    """The key of an event: all of its keys share a shard."""
     return f"event:{{{event_id}}}:{name}"
 
 
 def _keys(event_id: int, script: Script) -> dict[str, str]:
-    return {name: _key(event_id, name) for name in script.header.keys}
+    return {name: key(event_id, name) for name in script.header.keys}
 
 
 def _progress(counts: Sequence[bytes | str | None]) -> Progress | None:

@@ -21,11 +21,16 @@ class SeedSettings(CommonSettings):
     mysql_url: str
 
 
-class InventorySettings(SeedSettings):
-    """What both roles need."""
+class AuditSettings(SeedSettings):
+    """What the audit command needs."""
 
     # redis://host:port/db of the seats.
     redis_url: str
+
+
+class InventorySettings(AuditSettings):
+    """What both roles need."""
+
     # kafka://… or redis://…
     eventlog_url: str
     # host:port of auth: the keys that access tokens are verified with.

@@ -71,7 +71,7 @@ class ProgressPublisher:
 
     async def publish(self, event_ids: Sequence[int]) -> int:
         """Publishes those of the events that changed since they were last told; returns how many."""
-        found = await asyncio.gather(*(self._holds.progress(event_id) for event_id in event_ids))
+        found = await asyncio.gather(*(self._look(event_id) for event_id in event_ids))
         now = datetime.now(tz=UTC)
         changed = {
             event_id: progress
@@ -83,6 +83,11 @@ class ProgressPublisher:
             await self._writer.append_many(topics.SALE_PROGRESS, entries)
         self._told.update(changed)
         return len(changed)
+
+    async def _look(self, event_id: int) -> Progress | None:
+        # Without a buyer who asks nobody frees holds that are over, and queue would wait for seats that are there.
+        await self._holds.reap(event_id)
+        return await self._holds.progress(event_id)
 
 
 def parse(record: Record) -> list[Booking]:

@@ -1,0 +1,51 @@
+"""What Redis says about the seats of an event, read as a whole and changed never: for the auditor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from redis.asyncio import Redis
+
+from services.inventory import records
+from services.inventory.domain import Booking
+from services.inventory.holds import key
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A seat that is taken: for which booking ("" for none), and when that hold ends (None for never)."""
+
+    seat: int
+    booking_id: str
+    due: datetime | None
+
+
+async def taken_seats(redis: Redis, event_id: int) -> list[Taken] | None:
+    """The seats that are taken, in one moment; None while Redis does not know the event."""
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.exists(key(event_id, "counts"))
+        pipe.get(key(event_id, "seats"))
+        pipe.hgetall(key(event_id, "owners"))
+        pipe.zrange(key(event_id, "expiries"), 0, -1, withscores=True)
+        ready, bitmap, owners, expiries = await pipe.execute()
+    if not ready:
+        return None
+    owner_of = {int(seat): owner.decode() for seat, owner in owners.items()}
+    due_of = {member.decode(): datetime.fromtimestamp(score / 1000, tz=UTC) for member, score in expiries}
+    seats = sorted({*_bits(bitmap or b""), *owner_of})
+    return [Taken(seat, owner_of.get(seat, ""), due_of.get(owner_of.get(seat, ""))) for seat in seats]
+
+
+async def read_records(redis: Redis, event_id: int, booking_ids: Sequence[str]) -> list[Booking]:
+    """The records of those of the bookings that Redis knows."""
+    if not booking_ids:
+        return []
+    found: list[Any] = await redis.hmget(key(event_id, "holds"), list(booking_ids))
+    pairs = zip(booking_ids, found, strict=True)
+    return [records.unpack(event_id, booking_id, record) for booking_id, record in pairs if record]
+
+
+def _bits(bitmap: bytes) -> list[int]:
+    """Positions of the bits that are set, the most significant of the first byte being 0."""
+    return [at * 8 + bit for at, byte in enumerate(bitmap) if byte for bit in range(8) if byte & (0x80 >> bit)]
