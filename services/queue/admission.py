@@ -20,7 +20,7 @@ from services.queue.transitions import Tick
 
 # Calls in one record: some 20 kB.
 _RECORD_CALLS: Final = 500
-# Full batches are followed by another at once, up to this many in one tick, so that the tick itself is no bound.
+# Full batches are followed by another at once. Eight in each of five ticks a second reach the highest rate of a policy.
 _ROUNDS: Final = 8
 # An event that inventory no longer knows: its places run out, nobody is called.
 _OVER: Final = Sale(open_time=datetime(1970, 1, 1, tzinfo=UTC), close_time=datetime(1970, 1, 1, tzinfo=UTC))

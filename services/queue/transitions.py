@@ -6,8 +6,8 @@ from typing import Final
 
 from services.queue.domain import Sale
 
-# People called, or ended of each kind, in one run of admission: a few milliseconds of Redis.
-MAX_BATCH: Final = 500
+# People called, or ended of each kind, in one run of admission: below ten milliseconds of Redis.
+MAX_BATCH: Final = 250
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ async def test_two_thousand_joins_in_waves_are_called_first_come_first_served(re
     assert len(set(scores.values())) == 2000
     for earlier, later in itertools.pairwise(waves):
         assert max(scores[user] for user in earlier) < min(scores[user] for user in later)
-    for _ in range(4):
+    for _ in range(8):
         await stores[0].admit_many({EVENT: OPEN_SALE})
     assert await called(stores[0]) == sorted(scores, key=scores.__getitem__)
 
