@@ -1,0 +1,180 @@
+"""Server-streaming RPCs as server-sent events.
+
+The stream begins with `retry: 2000`. Each message is an event of the default type: `id:` counts from 1 within the
+stream, `data:` is one line of JSON. There is no resuming: every stream begins with the state as it is. A comment line
+keeps quiet connections open, every 15 s. Before the first message an error is an ordinary problem response; after it,
+an event of type `problem` whose data is the problem document, and the end. A stream that just ends was complete, or
+the edge is being restarted: a client that has seen no final state connects again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+from google.protobuf.message import Message
+
+from edge import problems
+from edge.transcode.dump import DumpMessage, to_json
+from services.common import metrics
+from services.common.errors import Unavailable
+
+MEDIA_TYPE: Final = "text/event-stream"
+
+_HEADERS: Final = {
+    "Content-Type": MEDIA_TYPE,
+    "Cache-Control": "no-store",
+    # Proxies that collect a response before they pass it on would defeat the purpose.
+    "X-Accel-Buffering": "no",
+}
+_BEGINNING: Final = b"retry: 2000\n\n"
+_HEARTBEAT: Final = b": still here\n\n"
+# Below the idle time-outs of proxies and load balancers, which begin at 30 s.
+HEARTBEAT_SECONDS: Final = 15.0
+# How soon a client that has gone is noticed.
+_SWEEP_SECONDS: Final = 1.0
+
+
+class EventStream(web.StreamResponse):
+    """One client that follows something. Ended from outside by `end`."""
+
+    def __init__(self, request: web.Request, scope: asyncio.Timeout) -> None:
+        super().__init__(headers=_HEADERS)
+        self._request = request
+        self._scope = scope
+        self._sent = 0
+        self._last_write = asyncio.get_running_loop().time()
+
+    async def begin(self) -> None:
+        """Sends the headers, unless they have been sent."""
+        if not self.prepared:
+            await self.prepare(self._request)
+            await self._write(_BEGINNING)
+
+    async def send(self, data: bytes, event: str = "") -> None:
+        """Sends one event; waits while the client does not read."""
+        await self.begin()
+        self._sent += 1
+        kind = b"event: %s\n" % event.encode() if event else b""
+        await self._write(b"%sid: %d\ndata: %s\n\n" % (kind, self._sent, data))
+
+    async def _write(self, chunk: bytes) -> None:
+        self._last_write = asyncio.get_running_loop().time()
+        await self.write(chunk)
+
+    async def look_after(self, now: float) -> None:
+        """Ends the stream when its client has gone, and keeps a quiet connection open."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            self.end()
+        # Who has not read the last thing yet needs no sign of life, and must not make the others wait.
+        elif now - self._last_write >= HEARTBEAT_SECONDS and transport.get_write_buffer_size() == 0:
+            await self.begin()
+            await self._write(_HEARTBEAT)
+
+    def end(self) -> None:
+        """Makes the handler of this stream finish it."""
+        self._scope.reschedule(asyncio.get_running_loop().time())
+
+
+class Streams:
+    """All open streams of this process. One loop looks after all of them, so that a quiet stream costs no timer."""
+
+    def __init__(self, draining: asyncio.Event) -> None:
+        self._draining = draining
+        self._open: set[EventStream] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def serve(
+        self, request: web.Request, call: AsyncIterable[Message], dump: DumpMessage, route: str
+    ) -> web.StreamResponse:
+        """Sends every message of the call as an event. Raises what it fails with before the first one."""
+        with _counted(route):
+            scope = asyncio.timeout(None)
+            stream = EventStream(request, scope)
+            try:
+                async with scope:
+                    await self._follow(stream, _cancelling(call), dump, route)
+            except TimeoutError:
+                if not scope.expired():
+                    raise
+                if not stream.prepared:
+                    raise Unavailable("the stream was ended") from None
+            return stream
+
+    async def _follow(
+        self,
+        stream: EventStream,
+        messages: contextlib.AbstractAsyncContextManager[AsyncIterator[Message]],
+        dump: DumpMessage,
+        route: str,
+    ) -> None:
+        self._open.add(stream)
+        if self._draining.is_set():
+            stream.end()
+        try:
+            async with messages as iterator:
+                await self._send_all(stream, iterator, dump)
+        except ConnectionError:
+            # The client has gone; there is nobody to tell.
+            pass
+        except Exception as error:
+            if not stream.prepared:
+                raise
+            await _tell(stream, error, route)
+        finally:
+            self._open.discard(stream)
+
+    async def _send_all(self, stream: EventStream, messages: AsyncIterator[Message], dump: DumpMessage) -> None:
+        async for message in messages:
+            await stream.send(to_json(dump(message)))
+        await stream.begin()
+
+    async def sweep(self) -> None:
+        """Looks after the open streams until cancelled: heartbeats, clients that have gone, the end of the process."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._draining.wait(), _SWEEP_SECONDS)
+            if self._draining.is_set():
+                for stream in list(self._open):
+                    stream.end()
+                await asyncio.sleep(_SWEEP_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for stream in list(self._open):
+                with contextlib.suppress(ConnectionError):
+                    await stream.look_after(now)
+
+
+async def _tell(stream: EventStream, error: Exception, route: str) -> None:
+    """Ends a stream that has begun with a `problem` event."""
+    problem = problems.describe(error)
+    problems.count(problem)
+    problems.report(error, problem, route)
+    with contextlib.suppress(ConnectionError):
+        await stream.send(orjson.dumps(problems.document(problem)), "problem")
+
+
+@contextlib.asynccontextmanager
+async def _cancelling(call: Any) -> AsyncIterator[AsyncIterator[Message]]:
+    """The messages of a call that is cancelled when nobody follows it any more."""
+    try:
+        yield aiter(call)
+    finally:
+        call.cancel()
+
+
+@contextlib.contextmanager
+def _counted(route: str) -> Iterator[None]:
+    """Counts an open stream, which is no longer a request being answered."""
+    gauge = metrics.HTTP_STREAMS_OPEN.labels(route)
+    gauge.inc()
+    metrics.HTTP_IN_FLIGHT.dec()
+    try:
+        yield
+    finally:
+        metrics.HTTP_IN_FLIGHT.inc()
+        gauge.dec()
