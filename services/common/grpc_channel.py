@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from grpc import aio
+from grpc import StatusCode, aio
 
 from services.common import logs
 from services.common.caller import call_var
@@ -87,5 +87,10 @@ def _sooner(timeout: float | None, deadline: float | None) -> float | None:
     """The time-out of a call made on behalf of one that must be answered by `deadline`."""
     if deadline is None:
         return timeout
-    left = max(0.0, deadline - asyncio.get_running_loop().time())
+    left = deadline - asyncio.get_running_loop().time()
+    if left <= 0:
+        # Given no time at all, gRPC may or may not send the call; nobody waits for its answer.
+        raise aio.AioRpcError(
+            StatusCode.DEADLINE_EXCEEDED, aio.Metadata(), aio.Metadata(), "the time of the call that asks is over"
+        )
     return left if timeout is None else min(timeout, left)

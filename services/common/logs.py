@@ -30,6 +30,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 def configure(service: str, level: str) -> None:
     """Sends everything that is logged in this process to standard output, as JSON."""
+    _secret_names()  # Read from a file: now, not at the first line that has fields.
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter(service))
     logging.basicConfig(level=level, handlers=[handler], force=True)
