@@ -53,6 +53,7 @@ async def wire(lifecycle: Lifecycle, settings: NotifySettings) -> int:
     lifecycle.ready_when("redis", redis_answers)
     lifecycle.ready_when("eventlog", log.ping)
     lifecycle.background("push", push_loop.run)
+    lifecycle.on_drain(push_loop.drain)
     lifecycle.background("events", lambda: read_events(log, intake, push_loop))
     registrations = [(rpc.add_NotifyServiceServicer_to_server, NotifyApi(devices))]
     return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))

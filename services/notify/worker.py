@@ -29,25 +29,32 @@ class PushLoop:
         self._concurrency = concurrency
         self._under_way: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._draining = False
 
     def nudge(self) -> None:
         """Something is due now: do not wait for the next look."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Runs until it is cancelled, then lets the pushes under way finish."""
+        """Runs until it is cancelled. What is under way then is pushed again by whoever claims it next."""
         try:
             while True:
                 self._wake.clear()
                 if not await self._start_due():
                     await self._pause()
         finally:
-            if self._under_way:
-                await asyncio.wait(self._under_way)
+            for task in self._under_way:
+                task.cancel()
+
+    async def drain(self, seconds: float) -> None:
+        """Claims nothing more and lets the pushes under way end, so that no one is told twice at each deployment."""
+        self._draining = True
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=seconds)
 
     async def _start_due(self) -> bool:
         free = self._concurrency - len(self._under_way)
-        if not free:
+        if not free or self._draining:
             return False
         pending, claimed = await self._deliveries.claim(free)
         metrics.NOTIFICATIONS_PENDING.set(pending)
