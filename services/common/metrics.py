@@ -152,9 +152,7 @@ PAID_WITHOUT_TICKET: Final = Gauge("boxoffice_paid_without_ticket", "Payments wi
 UNDECIDED_BOOKINGS: Final = Gauge("boxoffice_undecided_bookings", "Accepted bookings without a state; must be 0")
 
 # Requests for holds that travel in one pipeline.
-HOLD_BATCH_SIZE: Final = Histogram(
-    "boxoffice_hold_batch_size", "Holds asked of Redis in one pipeline", buckets=_SIZES
-)
+HOLD_BATCH_SIZE: Final = Histogram("boxoffice_hold_batch_size", "Holds asked of Redis in one pipeline", buckets=_SIZES)
 # Time of such a pipeline, with the rebuild of an event where one was needed.
 HOLD_DURATION: Final = Histogram("boxoffice_hold_duration_seconds", "Time of one pipeline of holds", buckets=_LATENCY)
 # Bitmaps read from Redis: at most two a second per event and process, and one more when a batch found all seats taken.
