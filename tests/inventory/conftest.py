@@ -6,15 +6,23 @@ from pathlib import Path
 import pytest
 
 from services.common.mysql import Database, open_database
-from tests.inventory.sale import Sale
+from services.common.redis import open_redis
+from tests.inventory.sale import EVENT, Sale
+from tests.inventory.shop import Shop
 
 MIGRATIONS = Path(__file__).parents[2] / "services" / "inventory" / "sql"
 
 
 @pytest.fixture
-async def inventory_db(mysql_url_factory: Callable[[str], str]) -> AsyncIterator[Database]:
+def inventory_url(mysql_url_factory: Callable[[str], str]) -> str:
+    """The URL of the database below."""
+    return mysql_url_factory("inventory")
+
+
+@pytest.fixture
+async def inventory_db(inventory_url: str) -> AsyncIterator[Database]:
     """A migrated database, empty."""
-    async with open_database(mysql_url_factory("inventory"), pool_size=60) as db:
+    async with open_database(inventory_url, pool_size=60) as db:
         await db.migrate(MIGRATIONS)
         yield db
 
@@ -25,3 +33,13 @@ async def sale(inventory_db: Database) -> Sale:
     opened = Sale(inventory_db)
     await opened.create()
     return opened
+
+
+@pytest.fixture
+async def shop(sale: Sale, redis_url: str) -> AsyncIterator[Shop]:
+    """The sale with its seats in Redis, a provider, and everything that works on them, none of it running."""
+    async with open_redis(redis_url) as redis:
+        opened = Shop(sale, redis)
+        await opened.holds.rebuild(EVENT)
+        yield opened
+        await opened.gateway.aclose()
