@@ -252,7 +252,8 @@ class Database:
         The server gives the lock back when the connection ends, however it ends.
         """
         with _mapped():
-            connection = await aiomysql.connect(**self._options)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                connection = await aiomysql.connect(**self._options)
         try:
             await _prepare(connection)
             session = LockedSession(connection)
@@ -297,7 +298,8 @@ def _options(url: str) -> dict[str, Any]:
         "charset": "utf8mb4",
         "autocommit": False,
         "sql_mode": _SQL_MODE,
-        "connect_timeout": CONNECT_SECONDS,
+        # The driver's own time-out is asyncio.wait_for, which in Python 3.11 can lose a cancellation; see redis.py.
+        "connect_timeout": None,
         "cursorclass": _Cursor,
     }
 

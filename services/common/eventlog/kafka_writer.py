@@ -37,6 +37,7 @@ def _producer(servers: Sequence[str]) -> Any:
         # Values are packed protobufs full of ids and hashes: compression would cost more than it saves.
         compression_type=None,
         request_timeout_ms=REQUEST_MS,
+        retry_backoff_ms=250,
         metadata_max_age_ms=30_000,
     )
 
@@ -115,4 +116,3 @@ async def _abandon(producer: Any) -> None:
     await client.close()
     with suppress(Exception, asyncio.CancelledError):  # it ends by whatever the closed sockets raise
         await sender.sender_task
-    producer._message_accumulator.fail_all(KafkaError("given up"))  # noqa: SLF001 - see above
