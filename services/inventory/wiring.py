@@ -8,10 +8,11 @@ from functools import partial
 
 from boxoffice.inventory.v1 import booking_service_pb2_grpc as booking_rpc
 from boxoffice.inventory.v1 import event_service_pb2_grpc as event_rpc
+from redis.asyncio import Redis
 
 from services.common import grpc_server
 from services.common.clock import SystemClock
-from services.common.eventlog import EventLog, EventLogWriter, consume, open_event_log, topics
+from services.common.eventlog import EventLog, EventLogWriter, consume, open_event_log, replay, topics, watch_lag
 from services.common.grpc_channel import connect
 from services.common.keyring import KeyRing
 from services.common.lifecycle import Lifecycle
@@ -21,6 +22,7 @@ from services.common.redis import open_redis
 from services.common.tokens import TokenVerifier, jwks_from_auth
 from services.inventory.api.bookings import BookingApi
 from services.inventory.api.events import EventApi
+from services.inventory.audit import Audit, Auditor
 from services.inventory.availability import Availability
 from services.inventory.bookings import Bookings
 from services.inventory.catalog import Catalog
@@ -40,6 +42,7 @@ from services.inventory.worker import GROUP, ProgressPublisher, ReservationWorke
 class _Parts:
     """What both roles stand on."""
 
+    redis: Redis
     log: EventLog
     writer: EventLogWriter
     db: Database
@@ -92,10 +95,12 @@ async def wire_worker(lifecycle: Lifecycle, settings: InventorySettings) -> int:
     settle = parts.holds.settle_many
     worker = ReservationWorker(parts.ledger, settle, relay.nudge)
     lifecycle.background("reservations", partial(consume, parts.log, GROUP, [topics.BOOKING_COMMANDS], worker.handle))
+    lifecycle.background("lag", partial(watch_lag, parts.log, GROUP, [topics.BOOKING_COMMANDS]))
     lifecycle.background("outbox", relay.run)
     lifecycle.background("sweeper", Sweeper(parts.ledger, settle, relay.nudge).run)
     lifecycle.background("completer", Completer(parts.ledger, gateway, settle, relay.nudge).run)
     lifecycle.background("reconciler", Reconciler(parts.ledger, settle).run)
+    lifecycle.background("auditor", Auditor(Audit(parts.db, parts.redis)).run)
     lifecycle.background("progress", ProgressPublisher(parts.ledger, parts.holds, parts.writer).run)
     return await grpc_server.serve(lifecycle, settings, [], None)
 
@@ -116,7 +121,13 @@ async def _open(lifecycle: Lifecycle, settings: InventorySettings) -> _Parts:
     lifecycle.ready_when("redis", redis_answers)
     lifecycle.ready_when("mysql", db.ping)
     lifecycle.ready_when("eventlog", log.ping)
-    return _Parts(log, writer, db, catalog, ledger, holds)
+    return _Parts(redis, log, writer, db, catalog, ledger, holds)
+
+
+async def replay_dead_letters(settings: InventorySettings) -> int:
+    """Moves the commands that no worker could take back to their topic; answers how many records that were."""
+    async with open_event_log(settings.eventlog_url) as log:
+        return await replay(log, topics.BOOKING_COMMANDS)
 
 
 async def read_snapshot(catalog: Catalog, ledger: Ledger, event_id: int) -> Snapshot:
