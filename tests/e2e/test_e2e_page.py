@@ -76,6 +76,7 @@ async def test_a_whole_purchase_by_hand(page: Page, shop: Shop) -> None:
 
     await expect(page.get_by_role("heading", level=1)).to_have_text("예매가 완료되었습니다")
     await expect(page.locator(".ticket")).to_contain_text("심야 재즈")
+    await expect(page.locator(".ticket")).to_contain_text("플로어 1열 1번")
     await picture(page, "6-ticket")
     assert await shop.seats_left(event_id) == 58
 

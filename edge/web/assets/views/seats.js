@@ -119,13 +119,13 @@ function sectionPlan(section, seatButtons, toggle) {
     const seats = Array.from({ length: row.seat_count }, (_, offset) => {
       const index = row.first_index + offset;
       const accessible = row.accessible_indexes?.includes(index);
-      const name = `${section.name} ${t("row")} ${row.name}, ${t("seat")} ${offset + 1}${accessible ? " ♿" : ""}`;
+      const name = `${t("seat", section.name, row.name, offset + 1)}${accessible ? " ♿" : ""}`;
       const button = h("button", { type: "button", class: accessible ? "seat accessible" : "seat", "data-name": name, title: name,
         onclick: () => toggle(index) });
       seatButtons.set(index, button);
       return button;
     });
-    return h("div", { class: "row", role: "group", "aria-label": `${t("row")} ${row.name}` },
+    return h("div", { class: "row", role: "group", "aria-label": t("row", row.name) },
       h("span", { class: "row-name", "aria-hidden": "true", text: row.name }), seats);
   });
 }

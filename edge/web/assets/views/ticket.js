@@ -5,7 +5,7 @@ import { money, t, when } from "../i18n.js";
 
 const INDEX_BITS = 2 ** 20;
 
-/** Names of tickets for people: "A 3열 12번". */
+/** Names of tickets for people: "Floor, row 3, seat 12". */
 export function seatNames(ticketIds, map) {
   return ticketIds.map((id) => seatName(id % INDEX_BITS, map));
 }
@@ -14,7 +14,7 @@ function seatName(index, map) {
   const section = map.sections.findLast((each) => each.first_index <= index);
   if (section.standing_capacity) return `${section.name} · ${t("standing")}`;
   const row = section.rows.findLast((each) => each.first_index <= index);
-  return `${section.name} · ${t("row")} ${row.name} · ${t("seat")} ${index - row.first_index + 1}`;
+  return t("seat", section.name, row.name, index - row.first_index + 1);
 }
 
 export function ticketView({ state, go }) {
