@@ -29,7 +29,7 @@ class NotifySettings(CommonSettings):
     # credentials of Apple and Google are kept, so this process never sees those; a stand-in makes its own.
     sns_applications: Annotated[dict[Platform, str], Field(default_factory=dict)]
 
-    # Pushes under way in one process, and threads for them. SNS answers in about 50 ms: 32 give some 600/s.
+    # Pushes under way in one process, and threads for them. If SNS takes 50 ms, 32 give some 600/s.
     push_concurrency: Annotated[int, Field(ge=1, le=256)] = 32
     # An unfinished claim is due again: above the longest possible send (four calls of at most 4 s).
     push_lease: timedelta = timedelta(seconds=20)
