@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from services.common import metrics
 from services.inventory.domain import Booking, PaymentState
 from services.inventory.ledger import Ledger, Payment
 from services.inventory.payments.flow import PROVIDER_TIMEOUT, Settle
@@ -47,7 +46,6 @@ class Sweeper:
         expired = await self._ledger.expire_due(SWEEP_MOST)
         if expired:
             self._nudge()
-            metrics.BOOKINGS.labels(state="EXPIRED").inc(len(expired))
             await self._settle(expired)
         return len(expired)
 

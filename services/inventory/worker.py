@@ -47,7 +47,7 @@ class ReservationWorker:
     async def _commit(self, commands: Sequence[Booking]) -> None:
         settled = await self._ledger.commit_reservations(commands)
         self._nudge()
-        _measure(commands, settled)
+        _measure(commands)
         await self._settle(settled)
 
 
@@ -117,11 +117,9 @@ def _batches(commands: Sequence[Booking]) -> Iterator[Sequence[Booking]]:
         yield commands[start : start + BATCH]
 
 
-def _measure(commands: Sequence[Booking], settled: Sequence[Booking]) -> None:
+def _measure(commands: Sequence[Booking]) -> None:
     metrics.WORKER_BATCH_SIZE.observe(len(commands))
     now = datetime.now(tz=UTC)
-    for booking in settled:
-        metrics.BOOKINGS.labels(state=booking.state.name).inc()
     for command in commands:
         metrics.BOOKING_DURABLE_DURATION.observe((now - command.create_time).total_seconds())
 

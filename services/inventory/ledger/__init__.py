@@ -29,7 +29,7 @@ class Ledger:
         self,
         db: Database,
         *,
-        payment_window: timedelta = timedelta(seconds=30),
+        payment_window: timedelta = timedelta(seconds=20),
         patience: timedelta = timedelta(minutes=2),
     ) -> None:
         self._db = db

@@ -7,7 +7,7 @@ from datetime import datetime
 from boxoffice.inventory.v1 import booking_events_pb2 as events_pb
 from boxoffice.inventory.v1 import booking_service_pb2 as booking_pb
 
-from services.common import outbox
+from services.common import metrics, outbox
 from services.common.eventlog import topics
 from services.common.mysql import Transaction
 from services.inventory.domain import Booking
@@ -21,6 +21,14 @@ async def put(tx: Transaction, bookings: Sequence[Booking], now: datetime) -> No
     for event_id, members in by_event.items():
         payload = events_pb.BookingEvents(events=[_fact(booking, now) for booking in members]).SerializeToString()
         await outbox.put(tx, topics.BOOKING_EVENTS, str(event_id), payload, _headers(members))
+    _count(bookings)
+
+
+def _count(bookings: Sequence[Booking]) -> None:
+    # Every change of state passes here once, and a redelivery never does; a repeated transaction counts again, which is
+    # rare and harms no promise.
+    for booking in bookings:
+        metrics.BOOKINGS.labels(state=booking.state.name).inc()
 
 
 def _fact(booking: Booking, now: datetime) -> events_pb.BookingEvent:

@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Final
 
 from services.common import metrics
-from services.inventory.domain import Booking, IdempotencyInProgress, PaymentDeclined, PaymentState
+from services.inventory.domain import Booking, IdempotencyInProgress, PaymentDeclined, PaymentState, event_of_booking
 from services.inventory.ledger import Ledger, Opened, Outcome, Payment, PaymentRequest
 from services.inventory.payments.gateway import Gateway, ProviderUnavailable
 
@@ -62,6 +62,7 @@ class PaymentFlow:
         IdempotencyKeyReused, IdempotencyInProgress (also while a payment with another key is running).
         """
         self._gateway.check_method(payment_method)
+        event_of_booking(booking_id)  # no text that cannot be an id reaches the database
         opened = await self._ledger.open_payment(
             PaymentRequest(booking_id, user_id, idempotency_key, hash_of_method(payment_method), self._gateway.name)
         )
