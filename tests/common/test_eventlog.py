@@ -342,6 +342,7 @@ async def test_a_killed_server_fails_appends_in_time_and_keeps_what_it_acknowled
                 await _fails_in_time(log, writer, narrow)
                 await asyncio.to_thread(own_server.start, name)
                 await eventually(lambda: _appended(writer, narrow, b"20"), SOON)
+                await log.ping()
             async with log.reader(narrow, [narrow]) as reader:
                 assert _numbers(await _read(reader, 21)) == list(range(21))
                 assert await reader.read(1, SECOND) == []

@@ -105,21 +105,21 @@ async def test_the_pool_is_bounded_and_waiting_for_it_too(redis_url: str, monkey
         assert await client.ping()
 
 
-async def _lost_cancellations(client: Redis, attempts: int) -> int:
-    """How many of the tasks that were cancelled while they talk to Redis live on."""
+async def _loses_a_cancellation(client: Redis, attempts: int) -> bool:
+    """Whether a task that was cancelled while it talks to Redis lives on."""
     await client.ping()
-    lost = 0
     for attempt in range(attempts):
         task = asyncio.create_task(_talk(client))
         for _ in range(attempt % 12):
             await asyncio.sleep(0)
         task.cancel()
         _, alive = await asyncio.wait([task], timeout=0.5)
-        lost += len(alive)
         while not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=0.01)
-    return lost
+        if alive:
+            return True
+    return False
 
 
 async def _talk(client: Redis) -> None:
@@ -129,13 +129,13 @@ async def _talk(client: Redis) -> None:
 
 async def test_a_cancelled_command_ends_its_task(redis_url: str) -> None:
     async with open_redis(redis_url) as client:
-        assert await _lost_cancellations(client, 240) == 0
+        assert not await _loses_a_cancellation(client, 240)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="asyncio.wait_for was repaired in Python 3.12")
 async def test_control_the_drivers_own_connection_loses_cancellations(redis_url: str) -> None:
     client = Redis.from_url(redis_url, socket_timeout=5)
-    assert await _lost_cancellations(client, 24) > 0
+    assert await _loses_a_cancellation(client, 240)
     await client.aclose()
 
 

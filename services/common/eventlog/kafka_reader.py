@@ -133,9 +133,10 @@ class KafkaReader(ConsumerRebalanceListener):  # type: ignore[misc]  # the drive
 def _record(message: Any) -> Record:
     return Record(
         topic=message.topic,
-        key=(message.key or b"").decode(),
+        # A stranger's record must not stop the partition here: the handler decides what it cannot use.
+        key=(message.key or b"").decode(errors="replace"),
         value=message.value or b"",
-        headers={name: text.decode() for name, text in message.headers},
+        headers={name: (text or b"").decode(errors="replace") for name, text in message.headers},
         partition=message.partition,
         offset=str(message.offset),
     )
