@@ -18,13 +18,13 @@ let current = { view: "events", state: {} };
 let leaving = new AbortController();
 
 /** Goes to a view. Its signal aborts when the person goes on, which ends streams and timers. */
-export async function go(view, state = {}) {
+async function go(view, state = {}) {
   leaving.abort();
   leaving = new AbortController();
   current = { view, state };
   renderFrame();
   try {
-    await VIEWS[view]({ state, go, signal: leaving.signal, fail });
+    await VIEWS[view]({ state, go, enter, signal: leaving.signal, fail });
   } catch (problem) {
     fail(problem);
   }
@@ -61,7 +61,7 @@ function renderFrame() {
 }
 
 /** Where a person stands with an event: in line, inside, or not yet there. */
-export async function enter(event) {
+async function enter(event) {
   if (!account()) return go("account", { event });
   return go("line", { event });
 }

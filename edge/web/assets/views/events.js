@@ -1,20 +1,19 @@
 // What is on sale.
 
-import { enter } from "../app.js";
 import { call } from "../api.js";
 import { h, show } from "../dom.js";
 import { count, money, t, when } from "../i18n.js";
 
-export async function eventsView({ signal }) {
+export async function eventsView({ enter, signal }) {
   history.replaceState(null, "", "/");
   const { events } = await call("GET", "/api/events", { signal });
   show(
     h("h1", { text: t("events") }),
-    events.length ? h("ul", { class: "cards" }, events.map(card)) : h("p", { text: t("no_events") }),
+    events.length ? h("ul", { class: "cards" }, events.map((event) => card(event, enter))) : h("p", { text: t("no_events") }),
   );
 }
 
-function card(event) {
+function card(event, enter) {
   const price = event.price_from ? `${money(event.price_from)} ${t("from_price")}` : "";
   return h("li", {},
     h("h2", { text: event.name }),
