@@ -103,7 +103,16 @@ class AdmissionLoop:
             ticks.update(latest)
             metrics.QUEUE_CALLED.inc(sum(tick.called for tick in latest.values()))
             metrics.QUEUE_ENDED.labels("expired").inc(sum(tick.expired for tick in latest.values()))
+            _report_jumpers(latest)
             sales = {event_id: sale for event_id, sale in sales.items() if latest[event_id].is_full}
             if not sales:
                 break
         return ticks
+
+
+def _report_jumpers(ticks: Mapping[int, Tick]) -> None:
+    for event_id, tick in ticks.items():
+        if tick.jumpers:
+            metrics.QUEUE_JUMPERS.inc(tick.jumpers)
+            fields = {"event_id": event_id, "jumpers": tick.jumpers, "called": tick.called}
+            _log.error("people were called out of order or beyond the cap", extra={"fields": fields})

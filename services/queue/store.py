@@ -14,7 +14,17 @@ from redis.asyncio import Redis
 from services.common.coalesce import Coalescer
 from services.common.lua import Args, Keys, Script
 from services.queue.domain import REFUSALS, Line, Mode, PlaceState, Policy, Sale, Standing
-from services.queue.transitions import MAX_BATCH, Admission, Call, JoinCommand, Joined, Progress, Purchase, Tick
+from services.queue.transitions import (
+    MAX_BATCH,
+    Admission,
+    Call,
+    JoinCommand,
+    Joined,
+    Progress,
+    Purchase,
+    Tick,
+    out_of_order,
+)
 
 _LUA: Final = Path(__file__).with_name("lua")
 _JOIN: Final = Script.load(_LUA / "join.lua")
@@ -249,9 +259,13 @@ def _standing(rank: int, record: bytes) -> Standing | None:
     return Standing(PlaceState(state), int(score), until=from_ms(int(until_ms)) if int(until_ms) else None)
 
 
-def _tick(answer: list[int]) -> Tick:
-    called, expired, waiting, ready, admitted, unpublished, over = answer
-    return Tick(called, expired, waiting, ready + admitted, unpublished, over=bool(over))
+def _tick(answer: list[Any]) -> Tick:
+    called, expired, waiting, ready, admitted, unpublished, over, cap, front, *scores = answer
+    inside = ready + admitted
+    # A cap that was lowered leaves more inside than it allows; one too many is only who was called into that.
+    beyond = max(0, min(called, inside - cap))
+    jumpers = max(beyond, out_of_order([int(score) for score in scores], int(front) if front else None))
+    return Tick(called, expired, waiting, inside, unpublished, over=bool(over), jumpers=jumpers)
 
 
 def _call(event_id: int, entry_id: str, fields: Mapping[bytes, bytes]) -> Call:

@@ -1,5 +1,6 @@
 """What the transitions of a line take and answer: values, standard library only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -48,6 +49,8 @@ class Tick:
     inside: int
     unpublished: int
     over: bool
+    # Called out of order or beyond the cap: must be 0. Judged from what the run left behind, not by the run itself.
+    jumpers: int
 
     @property
     def is_full(self) -> bool:
@@ -88,3 +91,14 @@ class Progress:
     seats_total: int
     seats_left: int
     seats_sold: int
+
+
+def out_of_order(called: Sequence[int], front: int | None) -> int:
+    """How many were called before somebody with a smaller score, who was called later or waits at the front."""
+    jumpers, smallest = 0, front
+    for score in reversed(called):
+        if smallest is not None and score > smallest:
+            jumpers += 1
+        else:
+            smallest = score
+    return jumpers

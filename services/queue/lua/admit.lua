@@ -19,8 +19,9 @@ ARGV
   6 default_claim_ms  claim window, likewise
   7 max_batch         most people called, and most ended of each kind, in one run: bounds how long Redis is busy
 RETURNS
-  {called, expired, waiting, ready, admitted, unpublished, over}  counts of this run, then of the line after it; over is
-      1 when the sale has ended
+  {called, expired, waiting, ready, admitted, unpublished, over, cap, front, score...}  counts of this run, then of the
+      line after it; over is 1 when the sale has ended; front is the smallest score that still waits, or "", and each
+      score is that of one who was called, in order: what shows, of the same instant, that nobody was passed over
 COMPLEXITY O(max_batch log n) of those who wait
 ]]
 local users, ready, admitted, places = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -73,5 +74,8 @@ if calling and pace[3] == '1' and elapsed > 0 then
 end
 redis.call('HSET', line, 'tokens', string.format('%.9f', tokens - count), 'ticked_us', string.format('%.0f', now_us),
   'backlog', (calling and waiting > 0) and '1' or '0', 'observed_rate', string.format('%.9f', observed))
-return {count, expired, waiting, redis.call('ZCARD', ready), redis.call('ZCARD', admitted), redis.call('XLEN', outbox),
-  now_ms >= close_ms and 1 or 0}
+local answer = {count, expired, waiting, redis.call('ZCARD', ready), redis.call('ZCARD', admitted),
+  redis.call('XLEN', outbox), now_ms >= close_ms and 1 or 0, cap,
+  count > 0 and redis.call('ZRANGE', users, 0, 0, 'WITHSCORES')[2] or ''}
+for i = 2, #called, 2 do answer[#answer + 1] = called[i] end
+return answer
