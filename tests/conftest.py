@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pymysql
 import pytest
 import redis
+from blockbuster import blockbuster_ctx
 
 from deploy.local.servers import SERVERS
 from deploy.local.stack import Stack, remove_dead_sessions, session_name
@@ -14,6 +15,19 @@ from deploy.local.stack import Stack, remove_dead_sessions, session_name
 _numbers = itertools.count(1)
 # The databases of `valkey_url` and its neighbours stay out of the way of those that single tests take.
 _FIRST_DATABASE, _LAST_DATABASE = 16, 511
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_in_the_loop() -> Iterator[None]:
+    """Makes a call of our own code that would stop the event loop (sleeping, sockets, TLS, locks) fail.
+
+    Files are let be: services read their scripts, pages and settings once, before they serve.
+    """
+    with blockbuster_ctx(["services", "edge"]) as detector:
+        for name, function in detector.functions.items():
+            if not name.startswith(("time.", "socket.", "ssl.", "threading.")):
+                function.deactivate()
+        yield
 
 
 @pytest.fixture(scope="session")

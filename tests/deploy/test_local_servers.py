@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -13,7 +14,9 @@ import redis
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import UnknownTopicOrPartitionError
+from blockbuster import BlockingError
 
+from deploy.local.paths import ROOT
 from deploy.local.servers import KAFKA, MARIADB
 from deploy.local.stack import Stack, session_name
 from tests.support import eventually
@@ -121,6 +124,18 @@ async def test_what_was_acknowledged_survives_a_kill_of_every_server(own_stack: 
     assert ask(database, "SELECT value FROM kept") == ("row",)
     async with asyncio.timeout(30):
         assert await consume(address) == b"record"
+
+
+@pytest.mark.parametrize("call", ["time.sleep(0)", "s.connect(('127.0.0.1', 9))"])
+async def test_a_blocking_call_of_ours_in_the_loop_fails(call: str) -> None:
+    # Compiled as if it stood in a service: only calls of our own code count.
+    code = compile(
+        f"import socket, time\nwith socket.socket() as s: {call}", str(ROOT / "services" / "pause.py"), "exec"
+    )
+    with pytest.raises(BlockingError):
+        exec(code, {})
+    with pytest.raises(ConnectionRefusedError) if "connect" in call else nullcontext():
+        await asyncio.to_thread(exec, code, {})
 
 
 async def test_eventually_returns_the_first_true_value() -> None:
