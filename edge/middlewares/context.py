@@ -38,7 +38,7 @@ async def context(request: web.Request, handler: Handler) -> web.StreamResponse:
     call_var.set(Call())
     metrics.HTTP_IN_FLIGHT.inc()
     try:
-        with telemetry.Span(route_of(request), headers.get("traceparent"), {}) as span:
+        with telemetry.Span(route_of(request), telemetry.from_outside(headers.get("traceparent")), {}) as span:
             logs.request_id.set(_request_id(headers.get(REQUEST_ID), span.traceparent))
             response = await handler(request)
             if telemetry.is_sampled(span.traceparent):

@@ -18,6 +18,8 @@ _REQUEST_HEADERS: Final = (
 _RESPONSE_HEADERS: Final = f"ETag, Idempotency-Replayed, Location, Retry-After, {REQUEST_ID}"
 _MAX_AGE: Final = "600"
 _NO_CONTENT: Final = 204
+# The allowed origin that a request came from.
+_ORIGIN: Final = web.RequestKey("origin", str)
 
 
 def cors(origins: Collection[str]) -> Middleware:
@@ -30,7 +32,7 @@ def cors(origins: Collection[str]) -> Middleware:
             return await handler(request)
         if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
             return web.Response(status=_NO_CONTENT, headers=_preflight(origin))
-        request[ORIGIN] = origin
+        request[_ORIGIN] = origin
         return await handler(request)
 
     return middleware
@@ -40,14 +42,11 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     """A signal handler of `on_response_prepare`: what an allowed origin may read. Streams need it before they end."""
     # Also where the origin is not allowed: a cache must not give one origin's answer to another.
     response.headers.add(hdrs.VARY, hdrs.ORIGIN)
-    origin = request.get(ORIGIN)
+    origin = request.get(_ORIGIN)
     if origin is not None:
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
         response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _RESPONSE_HEADERS
         response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
-
-
-ORIGIN: Final = "boxoffice.origin"
 
 
 def _preflight(origin: str) -> dict[str, str]:

@@ -1,0 +1,120 @@
+"""Concurrent reservations travel as one batch, and stay each other's strangers."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import grpc
+from boxoffice.inventory.v1 import booking_service_pb2 as pb
+
+from services.common import errors, telemetry
+from tests.edge.world import World, bearer
+
+_PATH = "/api/tickets/reserve"
+
+
+class _SeatsTaken(errors.BoxofficeError):
+    reason = "SEATS_TAKEN"
+
+
+def _outcome(item: pb.BatchReserveItem) -> pb.BatchReserveResult:
+    """Holds everything but ticket 13."""
+    if 13 in item.request.ticket_ids:
+        return pb.BatchReserveResult(error=errors.to_status(_SeatsTaken("ticket 13 is taken", {"ticket_ids": "13"})))
+    response = pb.ReserveResponse(
+        booking_id=f"{item.request.event_id:x}-{item.user_id}/{item.request.idempotency_key}",
+        status=pb.Booking.STATE_PENDING,
+        ticket_ids=item.request.ticket_ids,
+        replayed=item.request.idempotency_key == "again-again",
+    )
+    return pb.BatchReserveResult(response=response)
+
+
+async def _hold(batch: pb.BatchReserveRequest) -> pb.BatchReserveResponse:
+    await asyncio.sleep(0.02)
+    return pb.BatchReserveResponse(results=[_outcome(item) for item in batch.items])
+
+
+def _reserve(edge: World, user_id: int, ticket_id: int, key: str = "key-00000001", **headers: str) -> Any:
+    headers = {"Idempotency-Key": key, "X-Admission-Token": f"admitted-{user_id}", **headers} | bearer(user_id)
+    return edge.answer("POST", _PATH, json={"event_id": 16, "ticket_ids": [ticket_id]}, headers=headers)
+
+
+async def test_a_reservation(edge: World) -> None:
+    edge.backend.scripts["BatchReserve"] = _hold
+    parent = telemetry.new_traceparent()
+    status, told, response = await _reserve(edge, 7, 99, traceparent=parent)
+    assert status == 202
+    assert told == {"booking_id": "10-7/key-00000001", "status": "PENDING", "ticket_ids": [99]}
+    assert response.headers["Location"] == "/api/tickets/status?booking_id=10-7%2Fkey-00000001"
+    assert "Idempotency-Replayed" not in response.headers
+    (batch,) = edge.backend.called("BatchReserve")
+    (item,) = batch.items
+    assert item.user_id == 7
+    assert item.request.admission_token == "admitted-7"
+    assert telemetry.trace_id_of(item.traceparent) == telemetry.trace_id_of(parent)
+    # The batch is nobody's request: no token of one buyer speaks for the others.
+    assert "authorization" not in edge.backend.metadata("BatchReserve")
+
+
+async def test_a_replay_is_marked(edge: World) -> None:
+    edge.backend.scripts["BatchReserve"] = _hold
+    status, told, response = await _reserve(edge, 7, 99, key="again-again")
+    assert (status, response.headers["Idempotency-Replayed"]) == (202, "true")
+    assert "replayed" not in told
+
+
+async def test_concurrent_reservations_share_batches_and_get_their_own_answer(edge: World) -> None:
+    edge.backend.scripts["BatchReserve"] = _hold
+    answers = await asyncio.gather(*(_reserve(edge, user, 100 + user) for user in range(80)))
+    for user, (status, told, _) in enumerate(answers):
+        assert (status, told["ticket_ids"]) == (202, [100 + user])
+        assert told["booking_id"].startswith(f"10-{user}/")
+    sizes = [len(batch.items) for batch in edge.backend.called("BatchReserve")]
+    assert sum(sizes) == 80
+    assert len(sizes) <= 20
+    assert edge.backend.called("Reserve") == []
+
+
+async def test_control_without_the_twin_each_travels_alone(edge: World) -> None:
+    """What the batch is compared with: cancel has no twin."""
+    edge.backend.scripts["CancelBooking"] = lambda _request: pb.CancelBookingResponse()
+    headers = bearer() | {"Idempotency-Key": "key-00000001"}
+    calls = [edge.answer("POST", "/api/tickets/cancel", json={"booking_id": "b"}, headers=headers) for _ in range(20)]
+    await asyncio.gather(*calls)
+    assert len(edge.backend.called("CancelBooking")) == 20
+
+
+async def test_one_refusal_does_not_fail_the_others(edge: World) -> None:
+    edge.backend.scripts["BatchReserve"] = _hold
+    answers = await asyncio.gather(*(_reserve(edge, user, 13 if user % 4 == 0 else 50 + user) for user in range(24)))
+    assert Counter(status for status, _, _ in answers) == {202: 18, 409: 6}
+    refused = next(told for status, told, _ in answers if status == 409)
+    assert (refused["code"], refused["metadata"]) == ("SEATS_TAKEN", {"ticket_ids": "13"})
+    assert refused["detail"] == "ticket 13 is taken"
+
+
+async def test_a_batch_that_fails_fails_all_of_it(edge: World) -> None:
+    async def fail(_batch: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "items: too many")
+
+    edge.backend.scripts["BatchReserve"] = fail
+    answers = await asyncio.gather(*(_reserve(edge, user, user) for user in range(10)))
+    assert {(status, told["code"]) for status, told, _ in answers} == {(503, "UNAVAILABLE")}
+    assert all(int(response.headers["Retry-After"]) >= 1 for _, _, response in answers)
+    assert "too many" not in str(answers)
+
+
+async def test_a_backend_that_is_away_fails_all(edge: World) -> None:
+    # One call first, so that the keys of the tokens are known.
+    edge.backend.scripts["BatchReserve"] = _hold
+    await _reserve(edge, 0, 1)
+    await edge.backend.stop()
+    answers = await asyncio.gather(*(_reserve(edge, user, user) for user in range(10)))
+    assert {(status, told["code"]) for status, told, _ in answers} == {(503, "UNAVAILABLE")}
+
+
+async def test_a_batch_with_too_few_answers_gives_nobody_the_answer_of_another(edge: World) -> None:
+    edge.backend.scripts["BatchReserve"] = lambda _batch: pb.BatchReserveResponse()
+    status, told, _ = await _reserve(edge, 1, 1)
+    assert (status, told["code"]) == (500, "INTERNAL")
