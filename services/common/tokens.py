@@ -15,6 +15,7 @@ from boxoffice.auth.v1 import auth_service_pb2 as auth_pb
 from boxoffice.auth.v1 import auth_service_pb2_grpc as auth_grpc
 from cachetools import LRUCache
 from grpc import aio
+from jwt.types import Options
 
 from services.common import metrics
 from services.common.caller import Caller
@@ -28,7 +29,8 @@ ISSUER: Final = "boxoffice"
 JwksSource = Callable[[], Awaitable[list[dict[str, str]]]]
 
 _ALGORITHMS: Final = ("RS256",)
-_CLAIMS: Final = ("sub", "sid", "roles", "exp", "iat")
+# PyJWT has one leeway for all times; what `iat` may be is checked here instead.
+_OPTIONS: Final[Options] = {"require": ["sub", "sid", "roles", "exp", "iat"], "verify_iat": False}
 # A token with a made-up key id must not make us ask auth each time.
 _REFETCH_SECONDS: Final = 5.0
 # A failed fetch is repeated sooner: nobody can sign in until it succeeds.
@@ -36,6 +38,9 @@ _RETRY_SECONDS: Final = 1.0
 # A key that auth has withdrawn stops being trusted after this time, as long as auth answers.
 _MAX_AGE_SECONDS: Final = 300.0
 _FETCH_TIMEOUT_SECONDS: Final = 2.0
+# How far the clock of auth may be ahead of ours. A token is used within milliseconds of its issue, so that without a
+# tolerance every new one would be refused wherever a clock is a little behind. `exp` has none: it is refreshed.
+_CLOCK_SKEW_SECONDS: Final = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +114,8 @@ class TokenVerifier:
     async def _verify(self, token: str) -> tuple[Caller, float]:
         try:
             key = await self._keys.get(_key_id(token))
-            claims = jwt.decode(token, key, algorithms=_ALGORITHMS, issuer=ISSUER, options={"require": list(_CLAIMS)})
+            claims = jwt.decode(token, key, algorithms=_ALGORITHMS, issuer=ISSUER, options=_OPTIONS)
+            _check_issue_time(float(claims["iat"]))
             verified = _caller(claims), float(claims["exp"])
         except jwt.ExpiredSignatureError:
             _EXPIRED.inc()
@@ -134,6 +140,12 @@ def _key_id(token: str) -> str:
     if header.get("alg") not in _ALGORITHMS:
         raise jwt.InvalidAlgorithmError
     return str(header["kid"])
+
+
+def _check_issue_time(issue_time: float) -> None:
+    # Written so that NaN is refused.
+    if not issue_time <= time.time() + _CLOCK_SKEW_SECONDS:
+        raise Unauthenticated
 
 
 def _caller(claims: Mapping[str, Any]) -> Caller:

@@ -98,6 +98,9 @@ async def test_a_good_token_is_verified_once() -> None:
         _token(sub="seven"),
         _token(sid=None),
         _token(exp=None),
+        _token(iat=None),
+        _token(iat="now"),
+        _token(iat=float("nan")),
         _token(roles=None),
         _token(roles=5),
         jwt.encode(_claims(), KEY, algorithm="RS256"),
@@ -117,6 +120,21 @@ async def test_an_expired_token_says_so() -> None:
     verifier = tokens.TokenVerifier(Jwks(_jwk(KEY, "k1")))
     with pytest.raises(TokenExpired):
         await verifier.verify(_token(exp=int(time.time()) - 1))
+
+
+async def test_a_clock_a_little_behind_takes_a_fresh_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    fresh = _token(iat=int(now), exp=int(now) + 900)
+    monkeypatch.setattr(time, "time", lambda: now - 20)
+    assert await tokens.TokenVerifier(Jwks(_jwk(KEY, "k1"))).verify(fresh)
+
+
+async def test_control_a_clock_far_behind_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    fresh = _token(iat=int(now), exp=int(now) + 900)
+    monkeypatch.setattr(time, "time", lambda: now - 40)
+    with pytest.raises(Unauthenticated):
+        await tokens.TokenVerifier(Jwks(_jwk(KEY, "k1"))).verify(fresh)
 
 
 async def test_a_cached_token_expires_too() -> None:
