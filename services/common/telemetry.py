@@ -147,6 +147,18 @@ def new_traceparent() -> str:
     return f"00-{trace_id:032x}-{random.getrandbits(64) or 1:016x}-{'01' if sampled else '00'}"
 
 
+def from_outside(traceparent: str | None) -> str | None:
+    """A context that a stranger sent, sampled as we decide: its trace goes on, its flag counts for nothing.
+
+    A client that sets the flag, or chooses trace ids that a ratio would take, must not make us trace all it asks for.
+    None where it is no context.
+    """
+    if not is_traceparent(traceparent):
+        return None
+    sampled = _tracing is not None and random.getrandbits(64) < _tracing.bound
+    return f"{(traceparent or '')[:52]}-{'01' if sampled else '00'}"
+
+
 class Span:
     """A step of a request, as a context manager. Where the request is not sampled it only carries the context on."""
 

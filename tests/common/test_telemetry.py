@@ -101,6 +101,30 @@ def test_a_malformed_context_begins_a_trace_of_its_own(recorder: Recorder, trace
     assert recorder.spans == ()
 
 
+@pytest.mark.parametrize("given", [SAMPLED, UNSAMPLED])
+def test_a_stranger_goes_on_with_the_trace_and_we_decide_whether_it_is_sampled(given: str) -> None:
+    decided = []
+    for ratio in (0.0, 1.0):
+        Recorder(ratio)
+        decided.append(telemetry.from_outside(given))
+        telemetry.shutdown()
+    assert decided == [UNSAMPLED, SAMPLED]
+    assert telemetry.from_outside(given) == UNSAMPLED
+
+
+def test_a_stranger_cannot_choose_a_trace_id_that_is_always_sampled() -> None:
+    Recorder(0.01)
+    lowest = f"00-{1:032x}-{PARENT}-01"
+    sampled = [telemetry.is_sampled(telemetry.from_outside(lowest) or "") for _ in range(2000)]
+    telemetry.shutdown()
+    assert 1 <= sum(sampled) <= 80
+
+
+@pytest.mark.parametrize("given", [None, "", "nonsense", f"01-{TRACE}-{PARENT}-01"])
+def test_what_is_no_context_is_none_from_outside(given: str | None) -> None:
+    assert telemetry.from_outside(given) is None
+
+
 def test_a_fault_of_an_unsampled_request_is_recorded_afterwards_under_its_parent(recorder: Recorder) -> None:
     with telemetry.span("a", traceparent=UNSAMPLED):
         telemetry.record_fault("Reserve", RuntimeError("broken"), elapsed=0.5)
