@@ -123,8 +123,8 @@ QUEUE_INSIDE: Final = Gauge("boxoffice_queue_inside", "People called or admitted
 QUEUE_TICK_DURATION: Final = Histogram(
     "boxoffice_queue_tick_duration_seconds", "Time of one admission tick", buckets=_LATENCY
 )
-# Must read 0. People called before someone who joined earlier, or beyond the cap: judged from what each run of admission
-# left behind. It only grows until the process ends, so that no scrape can miss what a short moment broke.
+# Must read 0. People called before someone who joined earlier, or beyond the cap: judged from what each run of
+# admission left behind. It only grows until the process ends, so that no scrape misses what a short moment broke.
 QUEUE_JUMPERS: Final = Gauge("boxoffice_queue_jumpers", "People admitted out of order; must be 0")
 
 # --- inventory ---------------------------------------------------------------------------------------------------
