@@ -12,7 +12,7 @@ from typing import Final
 from services.inventory.seatmap import SeatMap, Section
 
 # Blocks offered per request: the best one, and a few that most likely nobody else wants just now.
-CANDIDATES: Final = 4
+CANDIDATES: Final = 3
 _SPREAD_TRIES: Final = 24
 
 
@@ -30,12 +30,14 @@ class _FreeRow:
         """Indexes of the best block of that size, ascending; None when there is none."""
         if self.standing:
             return self._places(quantity, 0)
-        starts = self.free
-        for shift in range(1, quantity):
-            starts &= self.free >> shift
+        starts = [
+            (_waste(left, length - left - quantity, quantity), self._off_centre(run + left, quantity), run + left)
+            for run, length in _runs(self.free)
+            for left in range(length - quantity + 1)
+        ]
         if not starts:
             return None
-        start = min(_bits(starts), key=lambda at: (self._orphans(at, quantity), self._off_centre(at, quantity)))
+        *_, start = min(starts)
         return tuple(range(self.first_index + start, self.first_index + start + quantity))
 
     def another(self, quantity: int) -> tuple[int, ...] | None:
@@ -52,16 +54,6 @@ class _FreeRow:
             found.append(self.first_index + lowest.bit_length() - 1)
             free ^= lowest
         return tuple(found) if len(found) == quantity else None
-
-    def _orphans(self, start: int, quantity: int) -> int:
-        """Single free seats that the block would leave beside it, which hardly anybody buys."""
-        return self._single(start - 1, -1) + self._single(start + quantity, 1)
-
-    def _single(self, at: int, outward: int) -> bool:
-        return self._is_free(at) and not self._is_free(at + outward)
-
-    def _is_free(self, at: int) -> bool:
-        return at >= 0 and bool(self.free >> at & 1)
 
     def _off_centre(self, start: int, quantity: int) -> int:
         return abs(2 * start + quantity - self.seat_count)
@@ -137,11 +129,21 @@ def _free_rows_of(section: Section, free: int) -> Iterator[_FreeRow]:
         yield _FreeRow(section.section_id, row.first_index, row.seat_count, section.standing, bits)
 
 
-def _bits(number: int) -> Iterator[int]:
-    while number:
-        lowest = number & -number
-        yield lowest.bit_length() - 1
-        number ^= lowest
+def _runs(free: int) -> Iterator[tuple[int, int]]:
+    """First seat and length of each stretch of adjacent free seats."""
+    first = 0
+    while free:
+        gap = (free & -free).bit_length() - 1
+        free >>= gap
+        length = (~free & (free + 1)).bit_length() - 1
+        free >>= length
+        yield first + gap, length
+        first += gap + length
+
+
+def _waste(left: int, right: int, quantity: int) -> tuple[int, int]:
+    """How much worse off a row is: single seats, which hardly anybody buys, then what such blocks leave over."""
+    return (left == 1) + (right == 1), left % quantity + right % quantity
 
 
 _REVERSED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
