@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import aiohttp
@@ -160,7 +161,15 @@ class World:
         return status, told["code"], told
 
 
+@cache
+def _own_contract() -> Contract:
+    return contract.load(contract.read_descriptors())
+
+
 def contract_of(*more: descriptor_pb2.FileDescriptorProto) -> Contract:
+    """Our contract, and more files if need be."""
+    if not more:
+        return _own_contract()
     files = contract.read_descriptors()
     files.file.extend(more)
     return contract.load(files)
