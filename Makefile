@@ -13,6 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 AGAINST ?= HEAD
 # More arguments for pytest or a benchmark: make test ARGS="tests/edge -x"
 ARGS ?=
+BENCH ?= codecs
 
 BIN := .venv/bin
 LOCKED := requirements-dev.lock generated/pyproject.toml
@@ -86,8 +87,8 @@ proto: $(INSTALLED) ## write generated/ from protos/
 	$(BIN)/python protos/generate.py
 
 .PHONY: bench
-bench: servers ## measure throughput and latency beside the ceilings of this machine
-	@$(BIN)/python -m bench $(ARGS)
+bench: servers ## measure beside the ceilings of this machine (BENCH=codecs names a part)
+	@$(BIN)/python -m bench.$(BENCH) $(ARGS)
 
 .PHONY: setup
 setup: $(INSTALLED) ## install and download everything that running and testing need
