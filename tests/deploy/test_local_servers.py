@@ -129,7 +129,6 @@ async def test_what_was_acknowledged_survives_a_kill_of_every_server(own_stack: 
 @pytest.mark.parametrize("call", ["time.sleep(0)", "s.connect(('127.0.0.1', 9))"])
 async def test_a_blocking_call_of_ours_in_the_loop_fails(call: str) -> None:
     # Compiled as if it stood in a service: only calls of our own code count.
-    ours = str(ROOT / "services" / "pause.py")
     code = compile(
         f"import socket, time\nwith socket.socket() as s: {call}", str(ROOT / "services" / "pause.py"), "exec"
     )
