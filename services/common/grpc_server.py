@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from grpc import aio
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.common.health import LIVENESS
 from services.common.interceptors import interceptors
 from services.common.lifecycle import Lifecycle
 from services.common.policies import Method, methods_of
@@ -73,12 +74,15 @@ async def serve(
         add(servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health.servicer, server)
     reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    await lifecycle.health.servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
     for name in services:
         await lifecycle.health.add_service(name)
     port = server.add_insecure_port(settings.grpc_listen)
     await server.start()
 
     async def drain(seconds: float) -> None:
+        # They have been told NOT_SERVING, and would never end by themselves.
+        lifecycle.health.servicer.end_watches()
         await server.stop(seconds)
 
     lifecycle.on_drain(drain)

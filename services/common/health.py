@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from grpc_health.v1 import health, health_pb2
 
@@ -12,6 +12,9 @@ from services.common import metrics
 
 Check = Callable[[], Awaitable[None]]
 
+# The name under which the health service tells that the process answers at all: SERVING while it runs, whatever its
+# dependencies do and also while it drains. A process is restarted by this one; restarting it for Redis mends nothing.
+LIVENESS: Final = "liveness"
 CHECK_EVERY: Final = timedelta(seconds=2)
 _CHECK_TIMEOUT: Final = timedelta(seconds=2)
 # Before the first success a dependency is asked more often, so that a start is not delayed by our own pause.
@@ -22,11 +25,39 @@ _FAILURES_TOLERATED: Final = 1
 _log = logging.getLogger(__name__)
 
 
+class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc] # the package ships no types
+    """The standard service, whose watchers can be sent away: otherwise each would hold up a drain to its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watchers: set[asyncio.Task[Any]] = set()
+        self._ended = False
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - as gRPC names it
+        """Tells every change until the watcher goes, or is sent away."""
+        watcher = asyncio.current_task()
+        assert watcher is not None
+        self._watchers.add(watcher)
+        try:
+            await super().Watch(request, context)
+        except asyncio.CancelledError:
+            if not self._ended:
+                raise
+        finally:
+            self._watchers.discard(watcher)
+
+    def end_watches(self) -> None:
+        """Ends every stream, with the status OK."""
+        self._ended = True
+        for watcher in self._watchers:
+            watcher.cancel()
+
+
 class Health:
     """Whether this process serves, as the standard gRPC health service tells it, overall and per service."""
 
     def __init__(self) -> None:
-        self.servicer = health.aio.HealthServicer()
+        self.servicer = HealthServicer()
         self._checks: dict[str, Check] = {}
         # Failures in a row; None until the first success.
         self._failures: dict[str, int | None] = {}

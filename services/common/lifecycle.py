@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, NoReturn, TypeVar
@@ -18,6 +18,7 @@ import uvloop
 from prometheus_client import start_http_server
 
 from services.common import logs, metrics, telemetry
+from services.common.cancellation import cancel
 from services.common.health import Check, Health
 from services.common.settings import CommonSettings, split_address
 
@@ -34,8 +35,6 @@ _CALM_AFTER: Final = 60.0
 # Balancers that ask for health see NOT_SERVING within this time; a share of the drain, so that tests are short.
 _NOTICE_SHARE: Final = 0.05
 _NOTICE_LONGEST: Final = 0.5
-# A background task that has not ended this long after it was cancelled is cancelled again.
-_CANCEL_AGAIN: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -87,21 +86,8 @@ class Lifecycle:
 
     async def close(self) -> None:
         """Cancels background tasks, then closes everything in reverse order."""
-        await _cancel(self._tasks)
+        await cancel(self._tasks)
         await self._stack.aclose()
-
-
-async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancels tasks until they have ended.
-
-    Once is not enough: redis-py sends with `asyncio.wait_for`, which before Python 3.12 can swallow a cancellation
-    (CPython issue 86296), and a loop whose cancellation was swallowed would run for ever.
-    """
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN)
 
 
 async def _supervise(name: str, loop: Loop) -> None:

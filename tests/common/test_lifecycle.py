@@ -117,6 +117,21 @@ async def test_a_signal_lets_calls_in_flight_end_and_then_closes_in_reverse(numb
     assert [line["message"] for line in process.lines] == ["started", "stopping", "stopped"]
 
 
+@pytest.mark.parametrize("service", ["", health.LIVENESS, "boxoffice.auth.v1.AuthService"])
+async def test_whoever_watches_health_does_not_hold_up_the_end(service: str) -> None:
+    async with _process(BOXOFFICE_DRAIN_SECONDS="20") as process:
+        port = (await process.said("started"))["grpc_port"]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service))
+            changes = aiter(watch)
+            assert (await anext(changes)).status == STATUS.SERVING
+            process.child.terminate()
+            told = [change.status async for change in changes]
+            assert await watch.code() is grpc.StatusCode.OK
+            assert await asyncio.wait_for(process.ended(), 5) == 0
+    assert told == ([] if service == health.LIVENESS else [STATUS.NOT_SERVING])
+
+
 async def test_what_does_not_end_in_time_is_cut_off() -> None:
     async with _process(BOXOFFICE_TEST_ANSWER_SECONDS="60", BOXOFFICE_DRAIN_SECONDS="0.2") as process:
         port = (await process.said("started"))["grpc_port"]
@@ -269,6 +284,25 @@ async def test_health_is_not_serving_until_every_dependency_answered_and_while_o
             assert REGISTRY.get_sample_value("boxoffice_dependency_up", {"dependency": "redis"}) == 0
             redis.answers = True
             assert await eventually(lambda: reads(STATUS.SERVING))
+
+
+async def test_liveness_does_not_depend_on_dependencies_nor_on_the_drain() -> None:
+    async def wire(lifecycle: Lifecycle) -> None:
+        lifecycle.ready_when("redis", Dependency())
+        await serve(lifecycle, CommonSettings(), [], None)
+
+    async with running(wire, drain_seconds=0) as lifecycle:
+        target = f"127.0.0.1:{lifecycle.addresses['grpc_port']}"
+        async with grpc.aio.insecure_channel(target) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+
+            async def statuses() -> list[int]:
+                names = "", health.LIVENESS
+                return [(await stub.Check(health_pb2.HealthCheckRequest(service=name))).status for name in names]
+
+            assert await statuses() == [STATUS.NOT_SERVING, STATUS.SERVING]
+            await lifecycle.health.close()
+            assert await statuses() == [STATUS.NOT_SERVING, STATUS.SERVING]
 
 
 async def test_one_missed_answer_takes_nobody_out_of_service() -> None:

@@ -19,6 +19,7 @@ import orjson
 import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
+from services.common.cancellation import cancel
 from services.common.eventlog.port import EventLogUnavailable, Record
 from services.common.eventlog.topics import is_dead
 from services.common.lua import Script
@@ -102,9 +103,7 @@ class RedisReader:
     async def close(self) -> None:
         """Leaves the group; what was not committed goes to the others."""
         if self._renewing is not None:
-            self._renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._renewing
+            await cancel([self._renewing])
         with suppress(EventLogUnavailable):
             await self._release(self._share, leave=True)
 

@@ -1,0 +1,21 @@
+"""Ending tasks for certain."""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any, Final
+
+# A task that has not ended this long after it was cancelled is cancelled again.
+CANCEL_AGAIN: Final = 1.0
+
+
+async def cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancels tasks until they have ended; what they raise is theirs.
+
+    Once is not enough: redis-py sends with `asyncio.wait_for`, which before Python 3.12 can swallow a cancellation
+    (CPython issue 86296), and a loop whose cancellation was swallowed would run for ever.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN)
