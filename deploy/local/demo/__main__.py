@@ -27,7 +27,7 @@ from deploy.local.demo.tally import Tally
 from deploy.local.packages import PackageError
 from deploy.local.seeding import SeedError
 from deploy.local.site import EventLogKind
-from deploy.local.stack import StackError, choose_events
+from deploy.local.stack import StackError, choose_events, remove_dead_sessions, session_name
 
 REPORT = Path("report.json")
 # Held seats of people who abandon come back after this, so that the demo sees them sold to somebody else.
@@ -99,7 +99,9 @@ async def _demo(report: Report) -> None:
     tally = Tally()
     progress = Progress(tally, report.seats)
     events: EventLogKind = "redis" if report.events == "redis" else "kafka"
-    stack = LocalStack(f"demo-{os.getpid()}", events=events, settings=SETTINGS, keep=True)
+    # The logs of a run that failed stay until the next run.
+    remove_dead_sessions("demo")
+    stack = LocalStack(session_name("demo"), events=events, settings=SETTINGS, keep=True)
     async with progress.shown(), AsyncExitStack() as exits:
         with _timed(report.seconds, "start"):
             await exits.enter_async_context(stack)
