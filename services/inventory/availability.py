@@ -12,8 +12,6 @@ from services.inventory.holds import Holds
 from services.inventory.picker import Picker
 
 MAX_AGE: Final = timedelta(milliseconds=500)
-# A picture that says "none left" is looked at again unless it is as good as new.
-NEWEST: Final = timedelta(milliseconds=20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +36,17 @@ class Availability:
         self._pictures = Fresh(self._read, MAX_AGE)
         self._pickers: dict[int, tuple[Picture, Picker]] = {}
 
-    async def picture(self, event_id: int, *, max_age: timedelta | None = None) -> Picture:
-        """The seats of a published event, at most half a second old.
+    async def picture(self, event_id: int, *, newest: bool = False) -> Picture:
+        """The seats of a published event: at most half a second old, or read just now.
 
         Raises EventNotFound; Unavailable while they cannot be rebuilt.
         """
         await self._catalog.sale(event_id)
-        return await self._pictures.get(event_id, max_age=max_age)
+        return await self._pictures.get(event_id, max_age=timedelta() if newest else None)
 
-    async def picker(self, event_id: int, *, max_age: timedelta | None = None) -> tuple[Picture, Picker]:
+    async def picker(self, event_id: int, *, newest: bool = False) -> tuple[Picture, Picker]:
         """A picker over a picture. It is shared: what one request marks, the next one does not see."""
-        picture = await self.picture(event_id, max_age=max_age)
+        picture = await self.picture(event_id, newest=newest)
         known = self._pickers.get(event_id)
         if known is None or known[0] is not picture:
             sale = await self._catalog.sale(event_id)

@@ -21,7 +21,7 @@ from services.common.eventlog import topics
 from services.common.eventlog.port import EventLogWriter
 from services.common.keyring import AdmissionToken, KeyRing
 from services.inventory import domain
-from services.inventory.availability import NEWEST, Availability
+from services.inventory.availability import Availability
 from services.inventory.catalog import Catalog, Sale
 from services.inventory.domain import Booking, BookingState, SeatsTaken
 from services.inventory.holds import HoldOutcome, HoldRequest, Holds
@@ -105,13 +105,16 @@ class Reservations:
 
     async def _hold(self, wishes: dict[int, Wish], sales: Mapping[int, Sale | Exception], results: _Results) -> None:
         """Fills in a result for each wish. Those whose blocks were all taken try again with a newer picture."""
-        for round_number in range(_ROUNDS):
-            blocks = await self._blocks(wishes, results, newest=round_number > 0)
+        looked_again: set[int] = set()
+        for _ in range(_ROUNDS):
+            blocks = await self._blocks(wishes, looked_again, results)
             requests = [_request(wishes[at], sales[wishes[at].event_id], blocks[at]) for at in blocks]
             results.update(zip(blocks, await self._hold_timed(requests), strict=True))
             wishes = {at: wish for at, wish in wishes.items() if wish.quantity and isinstance(results[at], SeatsTaken)}
             if not wishes:
                 return
+            looked_again = {wish.event_id for wish in wishes.values()}
+            await asyncio.gather(*(self._availability.picker(event_id, newest=True) for event_id in looked_again))
         # Seen free and gone each time: they may try once more themselves, unless nothing is left.
         sold_out = {at for at in wishes if not getattr(results[at], "seats_left", None)}
         results.update({at: domain.SoldOut() for at in sold_out})
@@ -124,23 +127,27 @@ class Reservations:
             return await self._holds.hold_many(requests)
 
     async def _blocks(
-        self, wishes: Mapping[int, Wish], results: _Results, *, newest: bool
+        self, wishes: Mapping[int, Wish], looked_again: set[int], results: _Results
     ) -> dict[int, list[tuple[int, ...]]]:
         """Ranked blocks for each wish; those that find none get a result instead."""
         blocks: dict[int, list[tuple[int, ...]]] = {}
         for at, wish in wishes.items():
             try:
-                blocks[at] = [wish.seat_indexes] if wish.ticket_ids else await self._pick(wish, newest=newest)
+                blocks[at] = [wish.seat_indexes] if wish.ticket_ids else await self._pick(wish, looked_again)
             except Exception as refusal:  # noqa: BLE001 - whatever it is, it concerns one wish
                 results[at] = refusal
         return blocks
 
-    async def _pick(self, wish: Wish, *, newest: bool) -> list[tuple[int, ...]]:
-        # What looks full is looked at once more before anybody is told so.
-        for max_age in [NEWEST] if newest else [None, NEWEST]:
-            picture, picker = await self._availability.picker(wish.event_id, max_age=max_age)
-            if found := picker.pick(wish.quantity, wish.section):
-                return found
+    async def _pick(self, wish: Wish, looked_again: set[int]) -> list[tuple[int, ...]]:
+        picture, picker = await self._availability.picker(wish.event_id)
+        found = picker.pick(wish.quantity, wish.section)
+        if not found and wish.event_id not in looked_again:
+            # Before anybody is told that it is full the hall is looked at once more, once for the whole batch.
+            looked_again.add(wish.event_id)
+            picture, picker = await self._availability.picker(wish.event_id, newest=True)
+            found = picker.pick(wish.quantity, wish.section)
+        if found:
+            return found
         raise domain.NoAdjacentSeats if picture.progress.left else domain.SoldOut
 
     async def _answer_repeats(
