@@ -8,6 +8,7 @@ import pymysql
 import pytest
 import redis
 from blockbuster import blockbuster_ctx
+from grpc._cython import cygrpc  # type: ignore[attr-defined] # compiled, without types
 
 from deploy.local.servers import SERVERS
 from deploy.local.stack import Stack, remove_dead_sessions, session_name
@@ -28,6 +29,12 @@ def no_blocking_in_the_loop() -> Iterator[None]:
             if not name.startswith(("time.", "socket.", "ssl.", "threading.")):
                 function.deactivate()
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def grpc_keeps_its_poller() -> None:
+    """Keeps gRPC from stopping its thread, and waiting for it, whenever its last object happens to be collected."""
+    cygrpc.init_grpc_aio()
 
 
 @pytest.fixture(scope="session")

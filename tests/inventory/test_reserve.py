@@ -16,42 +16,42 @@ from services.inventory.domain import BookingState, ticket_id
 from services.inventory.holds import HoldOutcome
 from services.inventory.reservation import Reservations
 from services.inventory.wishes import Wish
-from tests.inventory.shop import KEYS, Shop, admission, event, open_shop
+from tests.inventory.desk import KEYS, Desk, admission, event, open_desk
 
 
 @pytest.fixture
-async def shop(inventory_db: Database, redis_url: str) -> AsyncIterator[Shop]:
-    async with open_shop(inventory_db, redis_url) as opened:
+async def desk(inventory_db: Database, redis_url: str) -> AsyncIterator[Desk]:
+    async with open_desk(inventory_db, redis_url) as opened:
         yield opened
 
 
-async def held(shop: Shop, *wishes: Wish) -> list[domain.Booking]:
-    outcomes = await shop.reservations.reserve_many(wishes)
+async def held(desk: Desk, *wishes: Wish) -> list[domain.Booking]:
+    outcomes = await desk.reservations.reserve_many(wishes)
     assert all(isinstance(outcome, HoldOutcome) for outcome in outcomes), outcomes
     return [outcome.booking for outcome in outcomes if isinstance(outcome, HoldOutcome)]
 
 
-async def refusal(shop: Shop, wish: Wish) -> str:
-    (outcome,) = await shop.reservations.reserve_many([wish])
+async def refusal(desk: Desk, wish: Wish) -> str:
+    (outcome,) = await desk.reservations.reserve_many([wish])
     assert isinstance(outcome, Exception)
     return describe(outcome).reason
 
 
-async def test_what_is_promised_is_in_the_log_one_record_for_the_batch(shop: Shop) -> None:
-    bookings = await held(shop, shop.wish(1, 3, 2), shop.wish(2, best=2))
+async def test_what_is_promised_is_in_the_log_one_record_for_the_batch(desk: Desk) -> None:
+    bookings = await held(desk, desk.wish(1, 3, 2), desk.wish(2, best=2))
     assert [booking.state for booking in bookings] == [BookingState.PENDING] * 2
-    (record,) = shop.log.records
-    assert record.key == str(shop.event_id)
-    first, second = shop.log.commands
+    (record,) = desk.log.records
+    assert record.key == str(desk.event_id)
+    first, second = desk.log.commands
     assert (first.booking_id, list(first.seat_indexes)) == (bookings[0].booking_id, [2, 3])
     assert first.amount.amount == 2 * 99_000
     assert tuple(second.seat_indexes) == bookings[1].seat_indexes
 
 
-async def test_the_worker_makes_it_durable(shop: Shop) -> None:
-    (booking,) = await held(shop, shop.wish(1, 3))
-    await shop.work()
-    (known,) = await shop.holds.read_many([(shop.event_id, booking.booking_id)])
+async def test_the_worker_makes_it_durable(desk: Desk) -> None:
+    (booking,) = await held(desk, desk.wish(1, 3))
+    await desk.work()
+    (known,) = await desk.holds.read_many([(desk.event_id, booking.booking_id)])
     assert known is not None
     assert known.state is BookingState.RESERVED
 
@@ -75,29 +75,29 @@ async def test_the_worker_makes_it_durable(shop: Shop) -> None:
         ({"ticket_ids": tuple(ticket_id(1, seat) for seat in range(5))}, "TICKET_LIMIT"),
     ],
 )
-async def test_what_may_not_be_reserved(shop: Shop, changes: dict[str, Any], reason: str) -> None:
-    assert shop.event_id == 1
-    assert await refusal(shop, replace(shop.wish(1, 3), **changes)) == reason
-    assert shop.log.records == []
+async def test_what_may_not_be_reserved(desk: Desk, changes: dict[str, Any], reason: str) -> None:
+    assert desk.event_id == 1
+    assert await refusal(desk, replace(desk.wish(1, 3), **changes)) == reason
+    assert desk.log.records == []
 
 
-async def test_an_admission_for_another_event_or_signed_by_someone_else_opens_nothing(shop: Shop) -> None:
-    later = shop.clock.now() + timedelta(minutes=5)
-    foreign = admission(1, shop.event_id, later, KeyRing({"k1": b"x" * 32}))
-    for token in (foreign, admission(1, shop.event_id + 1, later)):
-        assert await refusal(shop, replace(shop.wish(1, 3), admission_token=token)) == "ADMISSION_INVALID"
+async def test_an_admission_for_another_event_or_signed_by_someone_else_opens_nothing(desk: Desk) -> None:
+    later = desk.clock.now() + timedelta(minutes=5)
+    foreign = admission(1, desk.event_id, later, KeyRing({"k1": b"x" * 32}))
+    for token in (foreign, admission(1, desk.event_id + 1, later)):
+        assert await refusal(desk, replace(desk.wish(1, 3), admission_token=token)) == "ADMISSION_INVALID"
 
 
-async def test_an_admission_ends_at_its_time(shop: Shop) -> None:
-    wish = shop.wish(1, 3)
-    shop.clock.advance(timedelta(minutes=5))
-    assert await refusal(shop, wish) == "ADMISSION_INVALID"
+async def test_an_admission_ends_at_its_time(desk: Desk) -> None:
+    wish = desk.wish(1, 3)
+    desk.clock.advance(timedelta(minutes=5))
+    assert await refusal(desk, wish) == "ADMISSION_INVALID"
 
 
-async def test_an_unknown_event_is_not_found(shop: Shop) -> None:
-    token = admission(1, 999, shop.clock.now() + timedelta(minutes=5))
-    wish = replace(shop.wish(1, 3), event_id=999, admission_token=token)
-    assert await refusal(shop, wish) == "EVENT_NOT_FOUND"
+async def test_an_unknown_event_is_not_found(desk: Desk) -> None:
+    token = admission(1, 999, desk.clock.now() + timedelta(minutes=5))
+    wish = replace(desk.wish(1, 3), event_id=999, admission_token=token)
+    assert await refusal(desk, wish) == "EVENT_NOT_FOUND"
 
 
 @pytest.mark.parametrize(
@@ -111,138 +111,138 @@ async def test_an_unknown_event_is_not_found(shop: Shop) -> None:
 async def test_only_an_open_sale_sells(
     inventory_db: Database, redis_url: str, changes: dict[str, Any], reason: str
 ) -> None:
-    async with open_shop(inventory_db, redis_url, sale=event(**changes)) as shop:
-        assert await refusal(shop, shop.wish(1, 3)) == reason
+    async with open_desk(inventory_db, redis_url, sale=event(**changes)) as desk:
+        assert await refusal(desk, desk.wish(1, 3)) == reason
 
 
-async def test_a_repeat_gets_its_first_answer_also_when_sale_seats_and_admission_are_gone(shop: Shop) -> None:
-    first = shop.wish(1, best=2)
-    (booking,) = await held(shop, first)
-    await held(shop, *(shop.wish(user, best=2) for user in range(2, 21)))
-    assert await refusal(shop, shop.wish(99, best=2)) == "SOLD_OUT"
+async def test_a_repeat_gets_its_first_answer_also_when_sale_seats_and_admission_are_gone(desk: Desk) -> None:
+    first = desk.wish(1, best=2)
+    (booking,) = await held(desk, first)
+    await held(desk, *(desk.wish(user, best=2) for user in range(2, 21)))
+    assert await refusal(desk, desk.wish(99, best=2)) == "SOLD_OUT"
     for wait in (timedelta(), timedelta(minutes=6), timedelta(days=2)):
-        shop.clock.advance(wait)
-        (again,) = await shop.reservations.reserve_many([first])
+        desk.clock.advance(wait)
+        (again,) = await desk.reservations.reserve_many([first])
         assert again == HoldOutcome(booking, repeat=True)
 
 
-async def test_a_key_with_another_request_is_a_conflict(shop: Shop) -> None:
-    await held(shop, shop.wish(1, 3))
-    assert await refusal(shop, shop.wish(1, 4)) == "IDEMPOTENCY_KEY_REUSED"
-    await held(shop, shop.wish(1, 4, key="key-00002"), shop.wish(2, 5))
+async def test_a_key_with_another_request_is_a_conflict(desk: Desk) -> None:
+    await held(desk, desk.wish(1, 3))
+    assert await refusal(desk, desk.wish(1, 4)) == "IDEMPOTENCY_KEY_REUSED"
+    await held(desk, desk.wish(1, 4, key="key-00002"), desk.wish(2, 5))
 
 
-async def test_a_repeat_in_the_same_batch_is_one_command(shop: Shop) -> None:
-    first, second = await held(shop, shop.wish(1, 3), shop.wish(1, 3))
+async def test_a_repeat_in_the_same_batch_is_one_command(desk: Desk) -> None:
+    first, second = await held(desk, desk.wish(1, 3), desk.wish(1, 3))
     assert first == second
-    assert len(shop.log.commands) == 1
+    assert len(desk.log.commands) == 1
 
 
-async def test_a_durable_booking_is_not_appended_again_and_a_pending_one_is(shop: Shop) -> None:
-    await held(shop, shop.wish(1, 3))
-    await held(shop, shop.wish(1, 3))
-    assert len(shop.log.commands) == 2, "the first append may have been lost"
-    await shop.work()
-    (booking,) = await held(shop, shop.wish(1, 3))
+async def test_a_durable_booking_is_not_appended_again_and_a_pending_one_is(desk: Desk) -> None:
+    await held(desk, desk.wish(1, 3))
+    await held(desk, desk.wish(1, 3))
+    assert len(desk.log.commands) == 2, "the first append may have been lost"
+    await desk.work()
+    (booking,) = await held(desk, desk.wish(1, 3))
     assert booking.state is BookingState.RESERVED
-    assert len(shop.log.commands) == 2
+    assert len(desk.log.commands) == 2
 
 
-async def test_what_the_log_does_not_take_is_released_and_told_to_everyone(shop: Shop) -> None:
-    shop.log.fails = True
-    outcomes = await shop.reservations.reserve_many([shop.wish(1, 3), shop.wish(2, best=2)])
+async def test_what_the_log_does_not_take_is_released_and_told_to_everyone(desk: Desk) -> None:
+    desk.log.fails = True
+    outcomes = await desk.reservations.reserve_many([desk.wish(1, 3), desk.wish(2, best=2)])
     assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]
-    progress, _ = await shop.holds.seats(shop.event_id)
+    progress, _ = await desk.holds.seats(desk.event_id)
     assert progress.left == 40
-    shop.log.fails = False
-    await held(shop, shop.wish(9, 3))
+    desk.log.fails = False
+    await held(desk, desk.wish(9, 3))
 
 
-async def test_a_repeat_after_such_a_failure_works(shop: Shop) -> None:
-    shop.log.fails = True
-    assert await refusal(shop, shop.wish(1, 3)) == "UNAVAILABLE"
-    shop.log.fails = False
-    await held(shop, shop.wish(1, 3))
-    await shop.work()
-    assert [each.seat_indexes for each in await shop.ledger.live_bookings(shop.event_id)] == [(3,)]
+async def test_a_repeat_after_such_a_failure_works(desk: Desk) -> None:
+    desk.log.fails = True
+    assert await refusal(desk, desk.wish(1, 3)) == "UNAVAILABLE"
+    desk.log.fails = False
+    await held(desk, desk.wish(1, 3))
+    await desk.work()
+    assert [each.seat_indexes for each in await desk.ledger.live_bookings(desk.event_id)] == [(3,)]
 
 
-async def test_a_record_that_was_written_although_the_append_failed_does_no_harm(shop: Shop) -> None:
-    shop.log.fails = shop.log.writes_all_the_same = True
-    assert await refusal(shop, shop.wish(1, 3)) == "UNAVAILABLE"
-    shop.log.fails = False
-    await held(shop, shop.wish(2, 3), shop.wish(3, 5))
-    await shop.work()
-    live = {each.user_id: each.seat_indexes for each in await shop.ledger.live_bookings(shop.event_id)}
+async def test_a_record_that_was_written_although_the_append_failed_does_no_harm(desk: Desk) -> None:
+    desk.log.fails = desk.log.writes_all_the_same = True
+    assert await refusal(desk, desk.wish(1, 3)) == "UNAVAILABLE"
+    desk.log.fails = False
+    await held(desk, desk.wish(2, 3), desk.wish(3, 5))
+    await desk.work()
+    live = {each.user_id: each.seat_indexes for each in await desk.ledger.live_bookings(desk.event_id)}
     assert live == {1: (3,), 3: (5,)}
-    _, bitmap = await shop.holds.seats(shop.event_id)
+    _, bitmap = await desk.holds.seats(desk.event_id)
     assert bitmap[0] == 0b00010100
 
 
-async def test_after_a_crash_between_hold_and_log_the_hold_ends_or_its_repeat_is_recorded(shop: Shop) -> None:
+async def test_after_a_crash_between_hold_and_log_the_hold_ends_or_its_repeat_is_recorded(desk: Desk) -> None:
     class KilledError(BaseException):
         pass
 
     async def die(*_: object) -> None:
         raise KilledError
 
-    append = shop.log.append
-    shop.log.append = die  # type: ignore[method-assign,assignment] # the process ends here
+    append = desk.log.append
+    desk.log.append = die  # type: ignore[method-assign,assignment] # the process ends here
     with pytest.raises(KilledError):
-        await shop.reservations.reserve_many([shop.wish(1, 3), shop.wish(2, 4)])
-    shop.log.append = append  # type: ignore[method-assign] # another process goes on
-    assert shop.log.records == []
+        await desk.reservations.reserve_many([desk.wish(1, 3), desk.wish(2, 4)])
+    desk.log.append = append  # type: ignore[method-assign] # another process goes on
+    assert desk.log.records == []
 
-    (repeated,) = await held(shop, shop.wish(1, 3))
-    assert [command.booking_id for command in shop.log.commands] == [repeated.booking_id]
+    (repeated,) = await held(desk, desk.wish(1, 3))
+    assert [command.booking_id for command in desk.log.commands] == [repeated.booking_id]
 
-    lost = shop.wish(2, 4).booking_id
-    await shop.redis.zadd(f"event:{{{shop.event_id}}}:expiries", {lost: 0})
-    await held(shop, shop.wish(3, 4))
+    lost = desk.wish(2, 4).booking_id
+    await desk.redis.zadd(f"event:{{{desk.event_id}}}:expiries", {lost: 0})
+    await held(desk, desk.wish(3, 4))
 
 
-async def test_all_of_redis_may_vanish_in_the_middle(shop: Shop) -> None:
-    await held(shop, shop.wish(1, 0, 1), shop.wish(2, 2))
-    await shop.work()
-    await shop.redis.flushdb()
-    assert await refusal(shop, shop.wish(3, 1)) == "SEATS_TAKEN"
-    (best,) = await held(shop, shop.wish(4, best=2))
+async def test_all_of_redis_may_vanish_in_the_middle(desk: Desk) -> None:
+    await held(desk, desk.wish(1, 0, 1), desk.wish(2, 2))
+    await desk.work()
+    await desk.redis.flushdb()
+    assert await refusal(desk, desk.wish(3, 1)) == "SEATS_TAKEN"
+    (best,) = await held(desk, desk.wish(4, best=2))
     assert not {0, 1, 2} & set(best.seat_indexes)
-    (again,) = await shop.reservations.reserve_many([shop.wish(2, 2)])
+    (again,) = await desk.reservations.reserve_many([desk.wish(2, 2)])
     assert isinstance(again, HoldOutcome)
     assert (again.repeat, again.booking.state) == (True, BookingState.RESERVED)
 
 
-async def test_best_available_fills_the_hall_to_the_last_seat_and_says_what_is_missing(shop: Shop) -> None:
-    await held(shop, *(shop.wish(user, best=2) for user in range(1, 20)))
-    await held(shop, shop.wish(50, best=1))
-    assert await refusal(shop, shop.wish(51, best=2)) == "NO_ADJACENT_SEATS"
-    await held(shop, shop.wish(52, best=1))
-    assert await refusal(shop, shop.wish(53, best=1)) == "SOLD_OUT"
+async def test_best_available_fills_the_hall_to_the_last_seat_and_says_what_is_missing(desk: Desk) -> None:
+    await held(desk, *(desk.wish(user, best=2) for user in range(1, 20)))
+    await held(desk, desk.wish(50, best=1))
+    assert await refusal(desk, desk.wish(51, best=2)) == "NO_ADJACENT_SEATS"
+    await held(desk, desk.wish(52, best=1))
+    assert await refusal(desk, desk.wish(53, best=1)) == "SOLD_OUT"
 
 
 async def test_best_available_goes_round_what_another_process_has_taken_meanwhile(
     inventory_db: Database, redis_url: str
 ) -> None:
-    async with open_shop(inventory_db, redis_url) as shop:
-        await shop.availability.picture(shop.event_id)
+    async with open_desk(inventory_db, redis_url) as desk:
+        await desk.availability.picture(desk.event_id)
         other = Reservations(
-            shop.catalog,
-            Availability(shop.catalog, shop.holds),
-            shop.holds,
-            shop.log,
+            desk.catalog,
+            Availability(desk.catalog, desk.holds),
+            desk.holds,
+            desk.log,
             admission_keys=KEYS,
-            clock=shop.clock,
+            clock=desk.clock,
         )
-        outcomes = await other.reserve_many([shop.wish(user, best=2) for user in range(1, 20)])
+        outcomes = await other.reserve_many([desk.wish(user, best=2) for user in range(1, 20)])
         taken = {seat for each in outcomes if isinstance(each, HoldOutcome) for seat in each.booking.seat_indexes}
-        (booking,) = await held(shop, shop.wish(77, best=2))
+        (booking,) = await held(desk, desk.wish(77, best=2))
         assert taken | set(booking.seat_indexes) == set(range(40))
 
 
 async def test_prices_are_those_of_the_sections(inventory_db: Database, redis_url: str) -> None:
-    async with open_shop(inventory_db, redis_url, document=seatmap.hall_document("club")) as shop:
-        (booking,) = await held(shop, shop.wish(1, 39, 40))
+    async with open_desk(inventory_db, redis_url, document=seatmap.hall_document("club")) as desk:
+        (booking,) = await held(desk, desk.wish(1, 39, 40))
         assert booking.amount == domain.Money(110_000, "KRW")
-        (bar,) = await held(shop, shop.wish(2, best=2, section="B"))
+        (bar,) = await held(desk, desk.wish(2, best=2, section="B"))
         assert bar.amount.amount == 88_000
