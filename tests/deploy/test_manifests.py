@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from grpc_health.v1.health import OVERALL_HEALTH
+
+from services.common.health import LIVENESS
 
 with warnings.catch_warnings():
     # The schema packages themselves warn at import; what they say about our files is what counts.
@@ -116,6 +119,16 @@ def test_every_process_is_deployed_with_probes_resources_and_no_privileges() -> 
         assert container["securityContext"]["readOnlyRootFilesystem"], name
         assert pod["securityContext"]["runAsNonRoot"], name
         assert pod["serviceAccountName"] == name
+
+
+def test_a_pod_is_restarted_for_its_own_faults_only_and_used_while_all_it_needs_answers() -> None:
+    for name, deployment in of_kind("k8s", "Deployment").items():
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        alive, ready = container["livenessProbe"], container["readinessProbe"]
+        if name == "edge":
+            assert (alive["httpGet"]["path"], ready["httpGet"]["path"]) == ("/livez", "/readyz")
+        else:
+            assert (alive["grpc"]["service"], ready["grpc"].get("service", "")) == (LIVENESS, OVERALL_HEALTH), name
 
 
 def test_the_worker_role_is_what_the_process_understands() -> None:
