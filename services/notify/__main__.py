@@ -1,14 +1,30 @@
-"""`python -m services.notify` runs the service."""
+"""`python -m services.notify` runs the service; `… replay-dead-letters` gives it again what had been put aside."""
+
+import argparse
+import asyncio
+import sys
 
 from services.common import lifecycle
 from services.common.settings import load
 from services.notify.settings import NotifySettings
-from services.notify.wiring import wire
+from services.notify.wiring import replay_dead_letters, wire
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m services.notify", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("replay-dead-letters", help="move records that were put aside back to their topics")
+    return parser
 
 
 def main() -> None:
-    """Runs until it is told to stop."""
+    """Does what the command line says; the service runs until it is told to stop."""
+    arguments = _parser().parse_args()
     settings = load(NotifySettings)
+    if arguments.command == "replay-dead-letters":
+        moved = asyncio.run(replay_dead_letters(settings))
+        sys.stdout.write(f"{moved} records moved\n")
+        return
 
     async def start(process: lifecycle.Lifecycle) -> None:
         await wire(process, settings)

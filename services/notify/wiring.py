@@ -4,7 +4,7 @@ from boxoffice.notify.v1 import notify_service_pb2_grpc as rpc
 
 from services.common import grpc_server
 from services.common.clock import SystemClock
-from services.common.eventlog import open_event_log
+from services.common.eventlog import open_event_log, replay
 from services.common.grpc_channel import connect
 from services.common.lifecycle import Lifecycle
 from services.common.redis import open_redis
@@ -13,6 +13,7 @@ from services.notify.api import NotifyApi
 from services.notify.channels.sns import open_sns
 from services.notify.dispatch import Courier, Intake
 from services.notify.domain import RetrySchedule
+from services.notify.facts import TOPICS
 from services.notify.messages import Messages
 from services.notify.settings import NotifySettings
 from services.notify.store import Deliveries, Devices
@@ -61,3 +62,9 @@ async def wire(lifecycle: Lifecycle, settings: NotifySettings) -> int:
 
 def _schedule(settings: NotifySettings) -> RetrySchedule:
     return RetrySchedule(settings.push_first_pause, settings.push_longest_pause, settings.push_attempts)
+
+
+async def replay_dead_letters(settings: NotifySettings) -> int:
+    """Moves what could not be handled back to the topics of notify, whoever put it aside; answers how many records."""
+    async with open_event_log(settings.eventlog_url) as log:
+        return sum([await replay(log, topic) for topic in TOPICS])

@@ -8,7 +8,7 @@ from boxoffice.inventory.v1 import event_service_pb2_grpc as inventory_rpc
 from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
 
 from services.common import grpc_server
-from services.common.eventlog import open_event_log
+from services.common.eventlog import open_event_log, replay
 from services.common.grpc_channel import connect
 from services.common.lifecycle import Lifecycle
 from services.common.redis import open_redis
@@ -20,7 +20,7 @@ from services.queue.catalog import EventCatalog
 from services.queue.settings import QueueSettings
 from services.queue.store import LineStore
 from services.queue.waiting_room import WaitingRoom
-from services.queue.worker import every, listen
+from services.queue.worker import TOPICS, every, listen
 
 # A freed slot waits half of this on average; five scripts a second for each live line cost next to nothing.
 _TICK: Final = timedelta(milliseconds=200)
@@ -58,3 +58,9 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     lifecycle.background("events", partial(listen, log, store))
     registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room))]
     return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))
+
+
+async def replay_dead_letters(settings: QueueSettings) -> int:
+    """Moves what could not be handled back to the topics of queue, whoever put it aside; answers how many records."""
+    async with open_event_log(settings.eventlog_url) as log:
+        return sum([await replay(log, topic) for topic in TOPICS])

@@ -17,6 +17,7 @@ from services.queue.store import LineStore
 from services.queue.transitions import Progress, Purchase
 
 _GROUP: Final = "queue"
+TOPICS: Final = (BOOKING_EVENTS, SALE_PROGRESS)
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ async def listen(log: EventLog, store: LineStore) -> None:
     async def handle(records: list[Record]) -> None:
         await handle_records(store, records)
 
-    await consume(log, _GROUP, [BOOKING_EVENTS, SALE_PROGRESS], handle)
+    await consume(log, _GROUP, TOPICS, handle)
 
 
 async def handle_records(store: LineStore, records: Iterable[Record]) -> None:
