@@ -12,6 +12,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 from services.inventory.domain import Booking, BookingState, Money
 
@@ -72,6 +73,7 @@ def from_ms(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
+@cache
 def predecessors(state: BookingState) -> bytes:
     """One byte for each state from which `state` can be reached in any number of steps."""
     found: set[BookingState] = set()

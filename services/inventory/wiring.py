@@ -99,7 +99,7 @@ async def wire_worker(lifecycle: Lifecycle, settings: InventorySettings) -> int:
     lifecycle.background("outbox", relay.run)
     lifecycle.background("sweeper", Sweeper(parts.ledger, settle, relay.nudge).run)
     lifecycle.background("completer", Completer(parts.ledger, gateway, settle, relay.nudge).run)
-    lifecycle.background("reconciler", Reconciler(parts.ledger, settle).run)
+    lifecycle.background("reconciler", Reconciler(parts.ledger, parts.holds.remind_many).run)
     lifecycle.background("auditor", Auditor(Audit(parts.db, parts.redis)).run)
     lifecycle.background("progress", ProgressPublisher(parts.ledger, parts.holds, parts.writer).run)
     return await grpc_server.serve(lifecycle, settings, [], None)

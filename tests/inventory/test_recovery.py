@@ -262,7 +262,7 @@ async def test_pay_and_sweep_at_the_same_moment_agree(shop: Shop) -> None:
 async def test_the_reconciler_tells_redis_what_it_missed(shop: Shop) -> None:
     (booking,) = await shop.ledger.commit_reservations([shop.sale.command(1, [4, 5])])
     assert await shop.taken() == set()
-    reconciler = Reconciler(shop.ledger, shop.holds.settle_many)
+    reconciler = Reconciler(shop.ledger, shop.holds.remind_many)
     await reconciler.run_once()
     assert await shop.taken() == {4, 5}
     await shop.ledger.cancel(booking.booking_id, 1)
