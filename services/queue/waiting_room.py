@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,9 +13,10 @@ from typing import Any, Final
 from cachetools import TTLCache
 
 from services.common import metrics
+from services.common.errors import Unavailable
 from services.common.tokens import AdmissionToken, KeyRing
 from services.queue.catalog import EventCatalog
-from services.queue.domain import Place, PlaceNotFound, Policy, tell
+from services.queue.domain import Line, Place, PlaceNotFound, PlaceState, Policy, Sale, Standing, tell
 from services.queue.place_token import SignedPlace
 from services.queue.store import LineStore, to_ms
 from services.queue.transitions import Admission, JoinCommand
@@ -58,7 +59,10 @@ class WaitingRoom:
         self.watchers = PlaceWatch(self.places)
 
     async def join(self, event_id: int, user_id: int, signed_place: str) -> JoinOutcome:
-        """Takes, finds or restores a place. Raises EventNotFound, SaleClosed, SoldOut, PlaceInvalid."""
+        """Takes, finds or restores a place.
+
+        Raises EventNotFound, SaleClosed, SoldOut, PlaceInvalid, Unavailable (Redis was emptied meanwhile).
+        """
         sale = await self._catalog.sale(event_id)
         restore_score = self._proven_score(event_id, user_id, signed_place)
         await self._announce(event_id)
@@ -66,7 +70,11 @@ class WaitingRoom:
         outcome = "found" if not joined.fresh else "restored" if joined.score == restore_score else "joined"
         metrics.QUEUE_JOINS.labels(outcome).inc()
         proof = SignedPlace(user_id, event_id, joined.score).encode(self._place_keys)
-        return JoinOutcome(await self.place(event_id, user_id), proof, already_joined=not joined.fresh)
+        try:
+            place = await self.place(event_id, user_id)
+        except PlaceNotFound:
+            raise Unavailable("the line was lost just now; join again") from None
+        return JoinOutcome(place, proof, already_joined=not joined.fresh)
 
     def _proven_score(self, event_id: int, user_id: int, signed_place: str) -> int | None:
         if not signed_place:
@@ -80,18 +88,30 @@ class WaitingRoom:
             await self._store.activate(event_id)
             self._announced[event_id] = True
 
+    async def _keep_going(self, event_id: int, line: Line, standings: Iterable[Standing | None], sale: Sale) -> None:
+        """Has the line ticked while somebody waits and looks.
+
+        Redis may have been emptied after a join was announced: with those who have come back since, and perhaps nobody
+        who joins later, the line would stand still. What was announced lately costs nothing.
+        """
+        if line.now < sale.close_time and any(each and each.state is PlaceState.WAITING for each in standings):
+            await self._announce(event_id)
+
     async def place(self, event_id: int, user_id: int) -> Place:
         """One person's place now. Raises EventNotFound, PlaceNotFound."""
         sale = await self._catalog.sale(event_id)
         line, standing = await self._store.read(event_id, user_id)
         if standing is None:
             raise PlaceNotFound
+        await self._keep_going(event_id, line, [standing], sale)
         return tell(standing, line, sale)
 
     async def places(self, wanted: Mapping[int, Sequence[int]]) -> dict[int, dict[int, Place | None]]:
         """Places by event and user, read in one pipeline; None for who has none. Raises EventNotFound."""
         sales = await asyncio.gather(*(self._catalog.sale(event_id) for event_id in wanted))
         readings = await self._store.read_many(wanted)
+        for (event_id, (line, standings)), sale in zip(readings.items(), sales, strict=True):
+            await self._keep_going(event_id, line, standings.values(), sale)
         return {
             event_id: {user: tell(standing, line, sale) if standing else None for user, standing in standings.items()}
             for (event_id, (line, standings)), sale in zip(readings.items(), sales, strict=True)

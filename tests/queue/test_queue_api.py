@@ -21,6 +21,7 @@ from services.common.eventlog import open_event_log
 from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS, TOPICS
 from services.common.keyring import AdmissionToken
 from services.common.lifecycle import Lifecycle, running
+from services.common.redis import open_redis
 from services.queue.catalog import EventCatalog
 from services.queue.settings import QueueSettings
 from services.queue.wiring import wire
@@ -177,6 +178,22 @@ async def test_signed_places_restore_only_their_owners_place(stub: rpc.QueueServ
     again = await _join(stub, 1, first.signed_place)
 
     assert again.place.join_time.ToDatetime() > second.place.join_time.ToDatetime()
+
+
+async def test_a_line_that_redis_lost_moves_on_when_people_come_back(
+    stub: rpc.QueueServiceAsyncStub, redis_url: str
+) -> None:
+    await _join(stub, 1)
+    async with open_redis(redis_url) as redis:
+        await redis.flushdb()
+
+    # They come back at once, and then nobody new joins: watching and asking alone must keep the line going.
+    await asyncio.gather(*(_join(stub, user_id) for user_id in (2, 3)))
+
+    async def called() -> bool:
+        return (await _place(stub, 2)).state == pb.Place.STATE_READY
+
+    assert await eventually(called, timedelta(seconds=15))
 
 
 async def test_refusals_have_reasons_of_the_catalogue(stub: rpc.QueueServiceAsyncStub) -> None:
