@@ -8,15 +8,19 @@ import json
 import time
 from typing import Any
 
+import grpc
 import jwt
 import pytest
+from boxoffice.auth.v1 import auth_service_pb2 as auth_pb
+from boxoffice.auth.v1 import auth_service_pb2_grpc as auth_grpc
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
 from services.common import tokens
-from services.common.caller import Caller
+from services.common.caller import Call, Caller, call_var
 from services.common.errors import TokenExpired, Unauthenticated, Unavailable
+from services.common.grpc_channel import connect
 from services.common.keyring import AdmissionToken, ForgedToken, KeyRing
 
 KEY, OTHER_KEY = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
@@ -142,8 +146,7 @@ async def test_a_cached_token_expires_too() -> None:
     token = _token()
     await verifier.verify(token)
     digest = hashlib.sha256(token.encode()).digest()
-    caller, _ = verifier._verified[digest]
-    verifier._verified[digest] = caller, time.time() - 1
+    verifier._verified[digest] = verifier._verified[digest]._replace(expire_time=time.time() - 1)
     with pytest.raises(TokenExpired):
         await verifier.verify(token)
 
@@ -197,14 +200,56 @@ async def test_while_auth_is_away_known_keys_stay_good_and_unknown_ones_are_our_
     assert await verifier.verify(_token(sub="8"))
 
 
-async def test_a_withdrawn_key_stops_being_trusted() -> None:
+async def test_a_withdrawn_key_stops_being_trusted_also_for_tokens_that_were_good() -> None:
     clock, jwks = Seconds(), Jwks(_jwk(KEY, "k1"), _jwk(OTHER_KEY, "k2"))
     verifier = tokens.TokenVerifier(jwks, clock=clock)
-    await verifier.verify(_token(OTHER_KEY, "k2"))
+    known = _token(OTHER_KEY, "k2", exp=int(time.time()) + 10 * 365 * 86_400)
+    await verifier.verify(known)
     jwks.keys.pop()
     clock.now += 300
-    with pytest.raises(Unauthenticated):
-        await verifier.verify(_token(OTHER_KEY, "k2", sub="9"))
+    for token in (known, _token(OTHER_KEY, "k2", sub="9")):
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(token)
+    assert await verifier.verify(_token())
+
+
+async def test_keys_are_fetched_for_everybody_not_for_whoever_came_first() -> None:
+    key, bearers = _jwk(KEY, "k1"), []
+
+    class Auth(auth_grpc.AuthServiceServicer):
+        async def GetJwks(self, request: auth_pb.GetJwksRequest, context: Any) -> auth_pb.GetJwksResponse:
+            bearers.append(dict(context.invocation_metadata()).get("authorization"))
+            return auth_pb.GetJwksResponse(keys=[auth_pb.Jwk(**key)])
+
+    server = grpc.aio.server()
+    auth = Auth()  # type: ignore[abstract] # answers what the test asks
+    auth_grpc.add_AuthServiceServicer_to_server(auth, server)
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with connect(target) as channel:
+        verifier = tokens.TokenVerifier(tokens.jwks_from_auth(channel))
+        over = asyncio.get_running_loop().time() - 1
+        call_var.set(Call("Bearer of-the-first", over))
+        assert await verifier.verify(_token())
+    await server.stop(0)
+    assert bearers == [None]
+
+
+async def test_whoever_came_first_may_go_and_the_others_get_their_keys() -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> list[dict[str, str]]:
+        asked.set()
+        await answer.wait()
+        return [_jwk(KEY, "k1")]
+
+    verifier = tokens.TokenVerifier(slow)
+    first, second = (asyncio.create_task(verifier.verify(_token())) for _ in range(2))
+    await asked.wait()
+    first.cancel()
+    await asyncio.wait([first])
+    answer.set()
+    assert await second
 
 
 def _ring(*names: str) -> KeyRing:
