@@ -5,7 +5,13 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
 from typing import TypeVar, overload
+
+import pytest
+
+from services.common.lua import Script
 
 T = TypeVar("T")
 
@@ -40,3 +46,14 @@ async def eventually(predicate: Callable[[], object], within: timedelta = timede
         if time.monotonic() > deadline:
             raise failure or AssertionError(f"not within {within}: the last value was {value!r}")
         await asyncio.sleep(_POLL_SECONDS)
+
+
+def without_guard(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, module: ModuleType, name: str, guard: str, instead: str = ""
+) -> None:
+    """Has `module` run a variant of its script `name` that lacks a guard: the control of a race test."""
+    script: Script = getattr(module, name)
+    assert script.source.count(guard) == 1
+    variant = folder / f"{script.header.name}.lua"
+    variant.write_text(script.source.replace(guard, instead), encoding="utf-8")
+    monkeypatch.setattr(module, name, Script.load(variant))

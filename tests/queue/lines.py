@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from services.common.lua import Script
 from services.queue import store as store_module
 from services.queue.domain import Mode, PlaceState, Policy, Sale
 from services.queue.store import LineStore, line_key
 from services.queue.transitions import JoinCommand, Joined
+from tests import support
 
 EVENT = 7
 OPEN_SALE = Sale(open_time=datetime(2020, 1, 1, tzinfo=UTC), close_time=datetime(2999, 1, 1, tzinfo=UTC))
@@ -63,8 +63,4 @@ async def pass_time(redis: Redis, seconds: float) -> None:
 
 def without_guard(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, guard: str, instead: str = "") -> None:
     """Has the store run a variant of a script that lacks a guard: the control of a race test."""
-    script: Script = getattr(store_module, f"_{name.upper()}")
-    assert script.source.count(guard) == 1
-    variant = folder / f"{name}.lua"
-    variant.write_text(script.source.replace(guard, instead), encoding="utf-8")
-    monkeypatch.setattr(store_module, f"_{name.upper()}", Script.load(variant))
+    support.without_guard(monkeypatch, folder, store_module, f"_{name.upper()}", guard, instead)
