@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from uuid import uuid4
 
+from redis.exceptions import RedisError
+
 from services.auth.domain import (
     PASSWORD_LENGTH,
     Account,
@@ -24,6 +26,7 @@ from services.auth.keys import SigningKeys
 from services.auth.passwords import Passwords
 from services.auth.store import Accounts, Sessions
 from services.common.clock import Clock
+from services.common.errors import Unavailable
 
 ISSUER = "boxoffice"
 
@@ -49,18 +52,24 @@ class Authentication:
         self._access_lifetime = access_lifetime
 
     async def sign_up(self, email: str, password: str) -> tuple[Account, Tokens]:
-        """A new account of a buyer and its first session. Raises Unacceptable, EmailTaken, Unavailable."""
+        """A new account of a buyer and its first session.
+
+        Raises Unacceptable, EmailTaken, Unavailable. The last may come with an account made (docs/decisions/0036).
+        """
         account = await Registration(self._accounts, self._passwords).add(
             normalise_email(email), new_password(password), frozenset({Role.BUYER})
         )
-        return account, await self._open_session(account)
+        try:
+            return account, await self._open_session(account)
+        except RedisError as error:
+            raise Unavailable("the account is made: sign in, in a moment") from error
 
     async def login(self, email: str, password: str) -> tuple[Account, Tokens]:
         """A new session of an existing account. Raises BadCredentials, Unavailable."""
-        if len(password) >= PASSWORD_LENGTH.stop:
+        attempt = normalise_password(password)
+        if len(attempt) >= PASSWORD_LENGTH.stop:
             raise BadCredentials
         account = await self._find(email)
-        attempt = normalise_password(password)
         if not await self._passwords.matches(account.password_hash if account else None, attempt) or account is None:
             raise BadCredentials
         await self._renew_hash(account, attempt)

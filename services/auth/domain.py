@@ -131,14 +131,15 @@ class RefreshToken:
 
     @classmethod
     def decode(cls, text: str) -> "RefreshToken":
-        """Reads what `encode` wrote. Raises SessionEnded for anything else."""
+        """Reads what `encode` wrote. Raises SessionEnded for anything else, even another spelling of the same bytes."""
         try:
             raw = base64.b64decode(text, altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise SessionEnded from None
-        if len(raw) != cls.HANDLE_BYTES + cls.SECRET_BYTES:
+        token = cls(raw[: cls.HANDLE_BYTES], raw[cls.HANDLE_BYTES :])
+        if len(token.secret) != cls.SECRET_BYTES or token.encode() != text:
             raise SessionEnded
-        return cls(raw[: cls.HANDLE_BYTES], raw[cls.HANDLE_BYTES :])
+        return token
 
     def encode(self) -> str:
         """64 characters of base64url."""

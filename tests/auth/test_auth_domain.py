@@ -1,3 +1,5 @@
+import string
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,16 +48,30 @@ def test_what_is_not_an_address_is_refused(text: str) -> None:
     assert refused.value.metadata == {"field": "email"}
 
 
-@settings(deadline=None, max_examples=60)  # the machine may be busy
-@given(st.text(max_size=300))
-def test_any_text_is_an_address_or_is_refused(text: str) -> None:
-    try:
-        address = normalise_email(text)
-    except Unacceptable:
-        return
-    assert address.isascii()
-    assert len(address) <= 254
-    assert normalise_email(address) == address
+# What people write around an "@": mostly an address, with a stray character here and there.
+_PART = st.text(st.sampled_from(f"{string.ascii_letters}{string.digits}.-+_한국ｂ "), min_size=1, max_size=70)
+_DOMAIN = st.builds(".".join, st.lists(st.text("abz09-한국Ｂ", min_size=1, max_size=64), min_size=1, max_size=6))
+_ALMOST_ADDRESSES = st.builds("{}@{}".format, _PART, _DOMAIN)
+
+
+def test_any_text_is_an_address_or_is_refused() -> None:
+    outcomes: set[str] = set()
+
+    @settings(deadline=None, max_examples=300, derandomize=True)  # the machine may be busy
+    @given(_ALMOST_ADDRESSES | st.text(max_size=300))
+    def check(text: str) -> None:
+        try:
+            address = normalise_email(text)
+        except Unacceptable:
+            outcomes.add("refused")
+            return
+        outcomes.add("taken")
+        assert address.isascii()
+        assert len(address) <= 254
+        assert normalise_email(address) == address
+
+    check()
+    assert outcomes == {"refused", "taken"}
 
 
 @pytest.mark.parametrize(("length", "accepted"), [(9, False), (10, True), (128, True), (129, False)])
@@ -73,14 +89,28 @@ def test_a_password_is_the_same_from_every_keyboard() -> None:
     assert new_password(decomposed) == new_password(composed)
 
 
+_BASE64URL = f"{string.ascii_letters}{string.digits}-_"
+
+
 @settings(deadline=None, max_examples=60)  # the machine may be busy
-@given(st.text(max_size=80))
+@given(st.text(_BASE64URL, min_size=64, max_size=64))
+def test_a_refresh_token_has_one_spelling(text: str) -> None:
+    assert RefreshToken.decode(text).encode() == text
+
+
+@settings(deadline=None, max_examples=60)  # the machine may be busy
+@given(st.text(max_size=80) | st.text(_BASE64URL, max_size=63) | st.text(_BASE64URL, min_size=65, max_size=80))
 def test_no_made_up_refresh_token_is_read(text: str) -> None:
-    try:
-        token = RefreshToken.decode(text)
-    except SessionEnded:
-        return
-    assert token.encode() == text
+    with pytest.raises(SessionEnded):
+        RefreshToken.decode(text)
+
+
+@pytest.mark.parametrize("stray", ["+", "/", "=", " ", "\n", "가"])
+@pytest.mark.parametrize("position", [0, 31, 63])
+def test_a_refresh_token_with_another_character_is_refused(stray: str, position: int) -> None:
+    text = RefreshToken.first().encode()
+    with pytest.raises(SessionEnded):
+        RefreshToken.decode(text[:position] + stray + text[position + 1 :])
 
 
 def test_rotation_keeps_the_session_and_changes_the_secret() -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ async def test_the_process_serves_signs_in_and_stops(environment: Mapping[str, s
             sys.executable, "-m", "services.auth", cwd=ROOT, env=environment, stdout=output, stderr=output
         )
     try:
-        port = await eventually(lambda: _started(log))
+        port = await eventually(lambda: _started(log), timedelta(seconds=30))
         request = {"email": "buyer@example.com", "password": "a secret password"}
         made = await _grpcurl(port, "SignUp", request)
         signed_in = await _grpcurl(port, "Login", request)
@@ -114,7 +115,8 @@ async def test_the_process_serves_signs_in_and_stops(environment: Mapping[str, s
 
 
 def _started(log: Path) -> int:
-    for line in log.read_text().splitlines():
+    written = log.read_text().rpartition("\n")[0]  # the last line may be half written
+    for line in written.splitlines():
         entry = json.loads(line)
         if entry.get("message") == "started":
             return int(entry["grpc_port"])

@@ -16,7 +16,6 @@ local user_id, password_version, refresh_digest, lifetime_ms = ARGV[1], ARGV[2],
 local time = redis.call('TIME')
 local expire_ms = time[1] * 1000 + math.floor(time[2] / 1000) + lifetime_ms
 
-redis.call('HSET', session,
-  'user_id', user_id, 'password_version', password_version, 'refresh_digest', refresh_digest, 'rotation', 0)
+redis.call('HSET', session, 'user_id', user_id, 'password_version', password_version, 'refresh_digest', refresh_digest)
 redis.call('PEXPIREAT', session, expire_ms)
 return expire_ms

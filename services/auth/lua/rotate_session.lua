@@ -29,6 +29,5 @@ local time = redis.call('TIME')
 local expire_ms = time[1] * 1000 + math.floor(time[2] / 1000) + lifetime_ms
 
 redis.call('HSET', session, 'refresh_digest', next_digest)
-redis.call('HINCRBY', session, 'rotation', 1)
 redis.call('PEXPIREAT', session, expire_ms)
 return {1, expire_ms}

@@ -75,7 +75,8 @@ class AuthServiceServicer:
         """Makes an account and signs it in.
 
         Errors: INVALID_ARGUMENT (address or password not acceptable), EMAIL_TAKEN.
-        Not idempotent: a repeat answers EMAIL_TAKEN.
+        Not idempotent: a repeat answers EMAIL_TAKEN. After UNAVAILABLE, or a lost answer, the account may have been made:
+        whoever is told EMAIL_TAKEN then signs in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,8 @@ class AuthServiceStub:
     """Makes an account and signs it in.
 
     Errors: INVALID_ARGUMENT (address or password not acceptable), EMAIL_TAKEN.
-    Not idempotent: a repeat answers EMAIL_TAKEN.
+    Not idempotent: a repeat answers EMAIL_TAKEN. After UNAVAILABLE, or a lost answer, the account may have been made:
+    whoever is told EMAIL_TAKEN then signs in.
     """
     Login: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]
     """Opens a session for an existing account.
@@ -72,7 +73,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Makes an account and signs it in.
 
     Errors: INVALID_ARGUMENT (address or password not acceptable), EMAIL_TAKEN.
-    Not idempotent: a repeat answers EMAIL_TAKEN.
+    Not idempotent: a repeat answers EMAIL_TAKEN. After UNAVAILABLE, or a lost answer, the account may have been made:
+    whoever is told EMAIL_TAKEN then signs in.
     """
     Login: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]  # type: ignore[assignment]
     """Opens a session for an existing account.
@@ -106,7 +108,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes an account and signs it in.
 
         Errors: INVALID_ARGUMENT (address or password not acceptable), EMAIL_TAKEN.
-        Not idempotent: a repeat answers EMAIL_TAKEN.
+        Not idempotent: a repeat answers EMAIL_TAKEN. After UNAVAILABLE, or a lost answer, the account may have been made:
+        whoever is told EMAIL_TAKEN then signs in.
         """
 
     @_abc_1.abstractmethod
