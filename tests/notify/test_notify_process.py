@@ -44,7 +44,8 @@ def _text(log: Path) -> str:
 
 
 def _started(log: Path) -> int:
-    entries = [json.loads(line) for line in _text(log).splitlines()]
+    written = _text(log).rpartition("\n")[0]  # the last line may be half written
+    entries = [json.loads(line) for line in written.splitlines()]
     return next((int(entry["grpc_port"]) for entry in entries if entry.get("message") == "started"), 0)
 
 
