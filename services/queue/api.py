@@ -1,6 +1,7 @@
 """QueueService: unpacks requests, calls the waiting room, packs answers."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -8,12 +9,16 @@ from boxoffice.queue.v1 import queue_service_pb2 as pb
 from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
 from grpc.aio import ServicerContext
 
+from services.common import errors
 from services.common.caller import current_caller
 from services.common.errors import InvalidArgument
+from services.common.interceptors import report
+from services.common.validation import check_required
 from services.queue import packing
 from services.queue.domain import Mode
 from services.queue.waiting_room import WaitingRoom
 
+_LARGEST_BATCH: Final = 256
 _MODES: Final[dict[int, Mode]] = {number: mode for mode, number in packing.MODES.items()}
 
 
@@ -27,7 +32,14 @@ class QueueApi(rpc.QueueServiceServicer):
         self._room = room
 
     async def JoinQueue(self, request: pb.JoinQueueRequest, context: Context) -> pb.JoinQueueResponse:
-        outcome = await self._room.join(request.event_id, current_caller().user_id, request.signed_place)
+        return await self._join(request, current_caller().user_id)
+
+    async def BatchJoinQueue(self, request: pb.BatchJoinQueueRequest, context: Context) -> pb.BatchJoinQueueResponse:
+        answers = await _each(self._join, request.items)
+        return pb.BatchJoinQueueResponse(results=[pb.BatchJoinQueueResult(**answer) for answer in answers])
+
+    async def _join(self, request: pb.JoinQueueRequest, user_id: int) -> pb.JoinQueueResponse:
+        outcome = await self._room.join(request.event_id, user_id, request.signed_place)
         return pb.JoinQueueResponse(
             place=packing.place(request.event_id, outcome.place),
             signed_place=outcome.signed_place,
@@ -35,7 +47,14 @@ class QueueApi(rpc.QueueServiceServicer):
         )
 
     async def GetPlace(self, request: pb.GetPlaceRequest, context: Context) -> pb.GetPlaceResponse:
-        place = await self._room.place(request.event_id, current_caller().user_id)
+        return await self._place(request, current_caller().user_id)
+
+    async def BatchGetPlace(self, request: pb.BatchGetPlaceRequest, context: Context) -> pb.BatchGetPlaceResponse:
+        answers = await _each(self._place, request.items)
+        return pb.BatchGetPlaceResponse(results=[pb.BatchGetPlaceResult(**answer) for answer in answers])
+
+    async def _place(self, request: pb.GetPlaceRequest, user_id: int) -> pb.GetPlaceResponse:
+        place = await self._room.place(request.event_id, user_id)
         return pb.GetPlaceResponse(place=packing.place(request.event_id, place))
 
     async def WatchPlace(self, request: pb.WatchPlaceRequest, context: Context) -> AsyncIterator[pb.WatchPlaceResponse]:
@@ -62,6 +81,23 @@ class QueueApi(rpc.QueueServiceServicer):
     ) -> pb.UpdateQueuePolicyResponse:
         policy = await self._room.update_policy(request.event_id, current_caller().user_id, _changes(request))
         return pb.UpdateQueuePolicyResponse(policy=packing.policy(policy))
+
+
+async def _each(answer: Callable[[Any, int], Awaitable[Any]], items: Sequence[Any]) -> list[dict[str, Any]]:
+    """The results of a batch, as fields of their messages. What the items ask of Redis travels in one pipeline."""
+    if not 1 <= len(items) <= _LARGEST_BATCH:
+        raise InvalidArgument("items", f"1 to {_LARGEST_BATCH} items")
+
+    async def one(item: Any) -> dict[str, Any]:
+        try:
+            check_required(item.request)
+            return {"response": await answer(item.request, item.user_id)}
+        except Exception as refusal:  # noqa: BLE001 - whatever it is, it concerns one item
+            problem = errors.describe(refusal)
+            report(refusal, problem, type(item).__name__)
+            return {"error": errors.status_of(problem)}
+
+    return await asyncio.gather(*map(one, items))
 
 
 def _changes(request: pb.UpdateQueuePolicyRequest) -> dict[str, Any]:

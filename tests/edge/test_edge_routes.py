@@ -73,7 +73,8 @@ async def test_an_empty_body_is_an_empty_object(edge: World) -> None:
 
 @pytest.mark.parametrize(("joined", "status"), [(False, 201), (True, 200)])
 async def test_success_status_and_ok_when_true(edge: World, joined: bool, status: int) -> None:
-    edge.backend.scripts["JoinQueue"] = lambda _request: queue_pb.JoinQueueResponse(already_joined=joined)
+    result = queue_pb.BatchJoinQueueResult(response=queue_pb.JoinQueueResponse(already_joined=joined))
+    edge.backend.scripts["BatchJoinQueue"] = lambda _request: queue_pb.BatchJoinQueueResponse(results=[result])
     answered, told, _ = await edge.answer("POST", "/api/events/3/queue", json={}, headers=bearer())
     assert (answered, told["already_joined"]) == (status, joined)
 

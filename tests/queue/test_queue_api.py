@@ -16,7 +16,7 @@ from boxoffice.queue.v1 import queue_service_pb2 as pb
 from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
 from pydantic import SecretStr
 
-from services.common.errors import from_rpc_error
+from services.common.errors import from_rpc_error, from_status
 from services.common.eventlog import open_event_log
 from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS, TOPICS
 from services.common.keyring import AdmissionToken
@@ -256,3 +256,37 @@ async def test_what_inventory_said_last_stands_while_it_is_away(around: Neighbou
         around.events[EVENT].sale_close_time.FromDatetime(datetime.now(UTC) + timedelta(days=1))
         now = 62.0
         assert (await catalog.sale(EVENT)).close_time > sales[0].close_time
+
+
+async def test_a_batch_answers_each_item_for_its_own_account(stub: rpc.QueueServiceAsyncStub) -> None:
+    def join(event_id: int, user_id: int) -> pb.BatchJoinQueueItem:
+        return pb.BatchJoinQueueItem(request=pb.JoinQueueRequest(event_id=event_id), user_id=user_id)
+
+    batch = pb.BatchJoinQueueRequest(items=[join(EVENT, 5), join(EVENT + 1, 5), join(0, 5), join(EVENT, 6)])
+    first, unknown, empty, second = (await stub.BatchJoinQueue(batch)).results
+    assert [_reason_of(result) for result in (first, unknown, empty, second)] == [
+        "",
+        "EVENT_NOT_FOUND",
+        "INVALID_ARGUMENT",
+        "",
+    ]
+    # In the order of the items.
+    assert first.response.place.join_time.ToDatetime() < second.response.place.join_time.ToDatetime()
+
+    request = pb.GetPlaceRequest(event_id=EVENT)
+    items = [pb.BatchGetPlaceItem(request=request, user_id=user_id) for user_id in (6, 9, 5)]
+    sixth, nobody, fifth = (await stub.BatchGetPlace(pb.BatchGetPlaceRequest(items=items))).results
+    assert _reason_of(nobody) == "PLACE_NOT_FOUND"
+    joined = [result.response.place.join_time for result in (second, first)]
+    assert [result.response.place.join_time for result in (sixth, fifth)] == joined
+
+
+@pytest.mark.parametrize("number", [0, 257])
+async def test_a_batch_has_bounds(stub: rpc.QueueServiceAsyncStub, number: int) -> None:
+    item = pb.BatchGetPlaceItem(request=pb.GetPlaceRequest(event_id=EVENT), user_id=1)
+    call = stub.BatchGetPlace(pb.BatchGetPlaceRequest(items=[item] * number))
+    assert await _refused(call) == "INVALID_ARGUMENT"
+
+
+def _reason_of(result: pb.BatchJoinQueueResult | pb.BatchGetPlaceResult) -> str:
+    return from_status(result.error)[0] if result.HasField("error") else ""

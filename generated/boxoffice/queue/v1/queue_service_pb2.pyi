@@ -7,10 +7,13 @@ A place moves WAITING → READY (called) → ADMITTED (may reserve) → DONE | E
 time of joining on the server's clock, never on the client's.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -299,6 +302,118 @@ class JoinQueueResponse(_message.Message):
 Global___JoinQueueResponse: _TypeAlias = JoinQueueResponse  # noqa: Y015
 
 @_typing.final
+class BatchJoinQueueItem(_message.Message):
+    """One join of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """The account that asks, as the edge authenticated it."""
+    traceparent: _builtins.str
+    """W3C trace context of the request."""
+    @_builtins.property
+    def request(self) -> Global___JoinQueueRequest:
+        """What is asked for."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___JoinQueueRequest | None = ...,
+        user_id: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "traceparent", b"traceparent", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchJoinQueueItem: _TypeAlias = BatchJoinQueueItem  # noqa: Y015
+
+@_typing.final
+class BatchJoinQueueRequest(_message.Message):
+    """Request of BatchJoinQueue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchJoinQueueItem]:
+        """1 to 256 items."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___BatchJoinQueueItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchJoinQueueRequest: _TypeAlias = BatchJoinQueueRequest  # noqa: Y015
+
+@_typing.final
+class BatchJoinQueueResult(_message.Message):
+    """The outcome of one join of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___JoinQueueResponse:
+        """The place stands."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Refused, with ErrorInfo."""
+
+    def __init__(
+        self,
+        *,
+        response: Global___JoinQueueResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___BatchJoinQueueResult: _TypeAlias = BatchJoinQueueResult  # noqa: Y015
+
+@_typing.final
+class BatchJoinQueueResponse(_message.Message):
+    """Response of BatchJoinQueue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchJoinQueueResult]:
+        """In the order of the items."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BatchJoinQueueResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchJoinQueueResponse: _TypeAlias = BatchJoinQueueResponse  # noqa: Y015
+
+@_typing.final
 class GetPlaceRequest(_message.Message):
     """Request of GetPlace."""
 
@@ -343,6 +458,118 @@ class GetPlaceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetPlaceResponse: _TypeAlias = GetPlaceResponse  # noqa: Y015
+
+@_typing.final
+class BatchGetPlaceItem(_message.Message):
+    """One look of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """The account that asks, as the edge authenticated it."""
+    traceparent: _builtins.str
+    """W3C trace context of the request."""
+    @_builtins.property
+    def request(self) -> Global___GetPlaceRequest:
+        """What is asked for."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___GetPlaceRequest | None = ...,
+        user_id: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "traceparent", b"traceparent", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetPlaceItem: _TypeAlias = BatchGetPlaceItem  # noqa: Y015
+
+@_typing.final
+class BatchGetPlaceRequest(_message.Message):
+    """Request of BatchGetPlace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchGetPlaceItem]:
+        """1 to 256 items."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___BatchGetPlaceItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetPlaceRequest: _TypeAlias = BatchGetPlaceRequest  # noqa: Y015
+
+@_typing.final
+class BatchGetPlaceResult(_message.Message):
+    """The outcome of one look of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___GetPlaceResponse:
+        """The place."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Refused, with ErrorInfo."""
+
+    def __init__(
+        self,
+        *,
+        response: Global___GetPlaceResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___BatchGetPlaceResult: _TypeAlias = BatchGetPlaceResult  # noqa: Y015
+
+@_typing.final
+class BatchGetPlaceResponse(_message.Message):
+    """Response of BatchGetPlace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchGetPlaceResult]:
+        """In the order of the items."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BatchGetPlaceResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetPlaceResponse: _TypeAlias = BatchGetPlaceResponse  # noqa: Y015
 
 @_typing.final
 class WatchPlaceRequest(_message.Message):

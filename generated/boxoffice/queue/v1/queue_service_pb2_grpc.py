@@ -40,10 +40,20 @@ class QueueServiceStub:
                 request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.JoinQueueRequest.SerializeToString,
                 response_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.JoinQueueResponse.FromString,
                 _registered_method=True)
+        self.BatchJoinQueue = channel.unary_unary(
+                '/boxoffice.queue.v1.QueueService/BatchJoinQueue',
+                request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchJoinQueueRequest.SerializeToString,
+                response_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchJoinQueueResponse.FromString,
+                _registered_method=True)
         self.GetPlace = channel.unary_unary(
                 '/boxoffice.queue.v1.QueueService/GetPlace',
                 request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetPlaceRequest.SerializeToString,
                 response_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetPlaceResponse.FromString,
+                _registered_method=True)
+        self.BatchGetPlace = channel.unary_unary(
+                '/boxoffice.queue.v1.QueueService/BatchGetPlace',
+                request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchGetPlaceRequest.SerializeToString,
+                response_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchGetPlaceResponse.FromString,
                 _registered_method=True)
         self.WatchPlace = channel.unary_stream(
                 '/boxoffice.queue.v1.QueueService/WatchPlace',
@@ -87,10 +97,26 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchJoinQueue(self, request, context):
+        """Many joins in one call, each with its own outcome. What the edge coalesces concurrent JoinQueue calls into, in the
+        order in which they arrived. The edge answers for who the callers are; a place alone opens nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPlace(self, request, context):
         """Reads the caller's place.
 
         Errors: EVENT_NOT_FOUND, PLACE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetPlace(self, request, context):
+        """Many places in one call, each with its own outcome. What the edge coalesces concurrent GetPlace calls into. The edge
+        answers for who the callers are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,10 +174,20 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.JoinQueueRequest.FromString,
                     response_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.JoinQueueResponse.SerializeToString,
             ),
+            'BatchJoinQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchJoinQueue,
+                    request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchJoinQueueRequest.FromString,
+                    response_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchJoinQueueResponse.SerializeToString,
+            ),
             'GetPlace': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPlace,
                     request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetPlaceRequest.FromString,
                     response_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetPlaceResponse.SerializeToString,
+            ),
+            'BatchGetPlace': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetPlace,
+                    request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchGetPlaceRequest.FromString,
+                    response_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchGetPlaceResponse.SerializeToString,
             ),
             'WatchPlace': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchPlace,
@@ -218,6 +254,33 @@ class QueueService:
             _registered_method=True)
 
     @staticmethod
+    def BatchJoinQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/boxoffice.queue.v1.QueueService/BatchJoinQueue',
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchJoinQueueRequest.SerializeToString,
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchJoinQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetPlace(request,
             target,
             options=(),
@@ -234,6 +297,33 @@ class QueueService:
             '/boxoffice.queue.v1.QueueService/GetPlace',
             boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetPlaceRequest.SerializeToString,
             boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetPlaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetPlace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/boxoffice.queue.v1.QueueService/BatchGetPlace',
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchGetPlaceRequest.SerializeToString,
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.BatchGetPlaceResponse.FromString,
             options,
             channel_credentials,
             insecure,

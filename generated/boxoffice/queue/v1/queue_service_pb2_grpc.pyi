@@ -44,10 +44,18 @@ class QueueServiceStub:
     Errors: EVENT_NOT_FOUND, SALE_CLOSED, SOLD_OUT, PLACE_INVALID (a `signed_place` that is forged or someone else's).
     Idempotent: a repeat answers the same place with `already_joined`.
     """
+    BatchJoinQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.BatchJoinQueueRequest, _queue_service_pb2.BatchJoinQueueResponse]
+    """Many joins in one call, each with its own outcome. What the edge coalesces concurrent JoinQueue calls into, in the
+    order in which they arrived. The edge answers for who the callers are; a place alone opens nothing.
+    """
     GetPlace: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetPlaceRequest, _queue_service_pb2.GetPlaceResponse]
     """Reads the caller's place.
 
     Errors: EVENT_NOT_FOUND, PLACE_NOT_FOUND.
+    """
+    BatchGetPlace: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.BatchGetPlaceRequest, _queue_service_pb2.BatchGetPlaceResponse]
+    """Many places in one call, each with its own outcome. What the edge coalesces concurrent GetPlace calls into. The edge
+    answers for who the callers are.
     """
     WatchPlace: _grpc.UnaryStreamMultiCallable[_queue_service_pb2.WatchPlaceRequest, _queue_service_pb2.WatchPlaceResponse]
     """Follows the caller's place: the place now, then again whenever it changed, at most once a second. Ends after a
@@ -85,10 +93,18 @@ class QueueServiceAsyncStub(QueueServiceStub):
     Errors: EVENT_NOT_FOUND, SALE_CLOSED, SOLD_OUT, PLACE_INVALID (a `signed_place` that is forged or someone else's).
     Idempotent: a repeat answers the same place with `already_joined`.
     """
+    BatchJoinQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.BatchJoinQueueRequest, _queue_service_pb2.BatchJoinQueueResponse]  # type: ignore[assignment]
+    """Many joins in one call, each with its own outcome. What the edge coalesces concurrent JoinQueue calls into, in the
+    order in which they arrived. The edge answers for who the callers are; a place alone opens nothing.
+    """
     GetPlace: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetPlaceRequest, _queue_service_pb2.GetPlaceResponse]  # type: ignore[assignment]
     """Reads the caller's place.
 
     Errors: EVENT_NOT_FOUND, PLACE_NOT_FOUND.
+    """
+    BatchGetPlace: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.BatchGetPlaceRequest, _queue_service_pb2.BatchGetPlaceResponse]  # type: ignore[assignment]
+    """Many places in one call, each with its own outcome. What the edge coalesces concurrent GetPlace calls into. The edge
+    answers for who the callers are.
     """
     WatchPlace: _aio.UnaryStreamMultiCallable[_queue_service_pb2.WatchPlaceRequest, _queue_service_pb2.WatchPlaceResponse]  # type: ignore[assignment]
     """Follows the caller's place: the place now, then again whenever it changed, at most once a second. Ends after a
@@ -131,6 +147,16 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def BatchJoinQueue(
+        self,
+        request: _queue_service_pb2.BatchJoinQueueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.BatchJoinQueueResponse, _abc.Awaitable[_queue_service_pb2.BatchJoinQueueResponse]]:
+        """Many joins in one call, each with its own outcome. What the edge coalesces concurrent JoinQueue calls into, in the
+        order in which they arrived. The edge answers for who the callers are; a place alone opens nothing.
+        """
+
+    @_abc_1.abstractmethod
     def GetPlace(
         self,
         request: _queue_service_pb2.GetPlaceRequest,
@@ -139,6 +165,16 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads the caller's place.
 
         Errors: EVENT_NOT_FOUND, PLACE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetPlace(
+        self,
+        request: _queue_service_pb2.BatchGetPlaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.BatchGetPlaceResponse, _abc.Awaitable[_queue_service_pb2.BatchGetPlaceResponse]]:
+        """Many places in one call, each with its own outcome. What the edge coalesces concurrent GetPlace calls into. The edge
+        answers for who the callers are.
         """
 
     @_abc_1.abstractmethod
