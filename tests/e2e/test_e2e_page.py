@@ -80,6 +80,10 @@ async def test_a_whole_purchase_by_hand(page: Page, shop: Shop) -> None:
     await picture(page, "6-ticket")
     assert await shop.seats_left(event_id) == 58
 
+    booking_id = await page.locator(".ticket code").text_content()
+    await page.goto(f"/?event={event_id}&booking={booking_id}")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("예매가 완료되었습니다")
+
 
 async def test_the_other_language_and_best_available(page: Page, shop: Shop) -> None:
     event_id = await shop.seed("--hall", "theatre", "--name", "Evening Concert")

@@ -35,14 +35,13 @@ let renewing = null;
 function renew() {
   renewing ??= (async () => {
     const session = stored();
-    const response = await fetch("/api/auth/refresh", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ refresh_token: session.tokens.refresh_token }),
-    });
-    const body = await response.json();
+    const spent = JSON.stringify({ refresh_token: session.tokens.refresh_token });
+    const headers = { "Content-Type": "application/json" };
+    const response = await reach("/api/auth/refresh", { method: "POST", headers, body: spent });
+    const body = await response.json().catch(() => ({}));
     if (!response.ok) {
-      keepSession(null);
+      // Only a refusal ends the session; a server that is away for a moment does not.
+      if (response.status === 401) keepSession(null);
       throw new Problem(response.status, body);
     }
     keepSession({ ...session, tokens: body.tokens });
@@ -50,18 +49,32 @@ function renew() {
   return renewing;
 }
 
+/** fetch, with a connection that fails told as a problem like every other, and the server's clock noted. */
+async function reach(path, options) {
+  try {
+    const response = await fetch(path, options);
+    const date = Date.parse(response.headers.get("Date") ?? "");
+    if (date) clockOffset = date - Date.now();
+    return response;
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, { code: "UNAVAILABLE" });
+  }
+}
+
+let clockOffset = 0;
+
+/** Now on the server's clock, in milliseconds: a phone whose clock is off must not lose its seats to a countdown. */
+export function serverNow() {
+  return Date.now() + clockOffset;
+}
+
 async function send(method, path, { body, headers = {}, signal } = {}) {
   const session = stored();
   const all = { ...headers };
   if (session) all.Authorization = `Bearer ${session.tokens.access_token}`;
   if (body !== undefined) all["Content-Type"] = "application/json";
-  let response;
-  try {
-    response = await fetch(path, { method, headers: all, body: body && JSON.stringify(body), signal });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Problem(0, { code: "UNAVAILABLE" });
-  }
+  const response = await reach(path, { method, headers: all, body: body && JSON.stringify(body), signal });
   if (response.ok) return response;
   throw new Problem(response.status, await response.json().catch(() => ({})));
 }

@@ -78,9 +78,20 @@ document.getElementById("sign-out").addEventListener("click", async () => {
 });
 document.addEventListener("session", renderFrame);
 
-const linked = new URLSearchParams(location.search).get("event");
-if (/^\d+$/.test(linked ?? "")) {
-  call("GET", `/api/events/${linked}`).then(({ event }) => enter(event), () => go("events"));
+/** Follows the link of a message: to a booking when it names one, else to the event, where the person stands. */
+async function enterFromLink(eventId, bookingId) {
+  const { event } = await call("GET", `/api/events/${eventId}`);
+  if (!bookingId || !account()) return enter(event);
+  const [{ seat_map: map }, { booking }] = await Promise.all([
+    call("GET", `/api/events/${eventId}/seatmap`),
+    call("GET", `/api/tickets/status?booking_id=${encodeURIComponent(bookingId)}`),
+  ]);
+  return booking.state === "CONFIRMED" ? go("ticket", { event, map, booking }) : go("pay", { event, map, bookingId });
+}
+
+const link = new URLSearchParams(location.search);
+if (/^\d+$/.test(link.get("event") ?? "")) {
+  enterFromLink(link.get("event"), link.get("booking")).catch(() => go("events"));
 } else {
   go("events");
 }

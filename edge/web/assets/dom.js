@@ -1,5 +1,7 @@
 // The few things that the pages need from the DOM.
 
+import { serverNow } from "./api.js";
+
 /**
  * Makes an element. Properties that start with "on" are listeners, "text" is its text, the rest are attributes
  * (false and null leave an attribute out).
@@ -36,7 +38,7 @@ export function announce(message) {
 /** Calls `tick(seconds left)` each second until `time`, then `done()`. Answers a function that stops it. */
 export function countdown(time, tick, done) {
   const step = () => {
-    const left = Math.max(0, Math.ceil((new Date(time) - Date.now()) / 1000));
+    const left = Math.max(0, Math.ceil((new Date(time) - serverNow()) / 1000));
     tick(left);
     if (left === 0) {
       clearInterval(timer);
