@@ -23,8 +23,9 @@ _BATCHES_WAITING: Final = 32
 class Coalescer(Generic[T, R]):
     """Turns many single calls into few calls of `send`, which answers each item in order, with a result or an error.
 
-    Items keep their order of arrival. `send` runs in an empty context: a batch is nobody's request, so what an item
-    needs (its caller, its traceparent) must be in the item. When `send` raises, every item of its batch raises that.
+    Items are sent in their order of arrival; with more than one batch in flight, a later one may be carried out first.
+    `send` runs in an empty context: a batch is nobody's request, so what an item needs (its caller, its traceparent)
+    must be in the item. When `send` raises, every item of its batch raises that.
     """
 
     def __init__(

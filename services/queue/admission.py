@@ -15,6 +15,7 @@ from services.common.telemetry import current_traceparent, span
 from services.queue import packing
 from services.queue.catalog import EventCatalog
 from services.queue.domain import EventNotFound, Sale
+from services.queue.failures import Failures
 from services.queue.store import LineStore
 from services.queue.transitions import Tick
 
@@ -51,9 +52,11 @@ class CallPublisher:
                 event_id = self._wanted.pop()
                 try:
                     await self.publish(event_id)
-                except (EventLogUnavailable, RedisError) as error:
+                except Exception as error:  # noqa: BLE001 - the calls of one event must not hold up those of others
                     fields = {"event_id": event_id, "error": type(error).__name__}
-                    _log.warning("calls cannot be told, they wait", extra={"fields": fields})
+                    cause = None if isinstance(error, EventLogUnavailable | RedisError) else error
+                    metrics.QUEUE_EVENT_FAILURES.labels("calls").inc()
+                    _log.warning("calls cannot be told, they wait", exc_info=cause, extra={"fields": fields})
 
     async def publish(self, event_id: int) -> None:
         """Publishes every waiting call of an event, in order. At least once: a repeat carries the same fact ids."""
@@ -72,10 +75,14 @@ class AdmissionLoop:
         self._store = store
         self._catalog = catalog
         self._publisher = publisher
+        self._failures = Failures("admission")
 
-    @metrics.QUEUE_TICK_DURATION.time()
     async def tick(self) -> None:
         """Ends what has run out and calls whom the policy allows, in every live line."""
+        with metrics.QUEUE_TICK_DURATION.time():  # as a decorator it would measure how long a coroutine takes to make
+            await self._tick()
+
+    async def _tick(self) -> None:
         sales = await self._sales(await self._store.active_events())
         waiting = inside = 0
         for event_id, tick in (await self._admit(sales)).items():
@@ -99,12 +106,12 @@ class AdmissionLoop:
     async def _admit(self, sales: Mapping[int, Sale]) -> dict[int, Tick]:
         ticks: dict[int, Tick] = {}
         for _ in range(_ROUNDS):
-            latest = await self._store.admit_many(sales)
+            latest = self._failures.without(await self._store.admit_many(sales))
             ticks.update(latest)
             metrics.QUEUE_CALLED.inc(sum(tick.called for tick in latest.values()))
             metrics.QUEUE_ENDED.labels("expired").inc(sum(tick.expired for tick in latest.values()))
             _report_jumpers(latest)
-            sales = {event_id: sale for event_id, sale in sales.items() if latest[event_id].is_full}
+            sales = {event_id: sales[event_id] for event_id, tick in latest.items() if tick.is_full}
             if not sales:
                 break
         return ticks

@@ -4,27 +4,23 @@ All keys of an event share the hash tag `{event_id}`, so that they live on one n
 redis.exceptions.RedisError when Redis does not answer.
 """
 
+import asyncio
+import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from cachetools import TTLCache
 from redis.asyncio import Redis
 
 from services.common.coalesce import Coalescer
 from services.common.lua import Args, Keys, Script
-from services.queue.domain import REFUSALS, Line, Mode, PlaceState, Policy, Sale, Standing
-from services.queue.transitions import (
-    MAX_BATCH,
-    Admission,
-    Call,
-    JoinCommand,
-    Joined,
-    Progress,
-    Purchase,
-    Tick,
-    out_of_order,
-)
+from services.queue import replies
+from services.queue.domain import Line, Mode, Policy, Sale, Standing
+from services.queue.replies import Reading
+from services.queue.transitions import MAX_BATCH, Admission, Call, JoinCommand, Joined, Progress, Purchase, Tick
 
 _LUA: Final = Path(__file__).with_name("lua")
 _JOIN: Final = Script.load(_LUA / "join.lua")
@@ -44,6 +40,8 @@ _ACTIVE: Final = b"queue:active"
 _READ_CHUNK: Final = 500
 # A join arrives at its line well within this time after it was announced.
 _QUIET: Final = timedelta(minutes=1)
+# How long an announcement is not repeated: well below the quiet time.
+_ANNOUNCE_SECONDS: Final = 5.0
 # Clocks of our machines are kept closer together than this; nobody joins, claims and buys again in less.
 _CLOCK_TOLERANCE: Final = timedelta(seconds=5)
 
@@ -55,9 +53,6 @@ _POLICY_ATTRIBUTES: Final = {
     b"claim_ms": "claim_window",
     b"admission_ms": "admission",
 }
-
-# A line and the places of some people in it.
-Reading = tuple[Line, dict[int, Standing | None]]
 
 
 def line_key(event_id: int, name: str) -> bytes:
@@ -71,18 +66,24 @@ class LineStore:
     def __init__(self, redis: Redis, defaults: Policy) -> None:
         self._redis = redis
         self._defaults = defaults
-        self._joins: Coalescer[JoinCommand, Joined] = Coalescer(self._join_many, name="queue-join")
+        self._announced: TTLCache[int, bool] = TTLCache(10_000, _ANNOUNCE_SECONDS, time.monotonic)
+        # One batch at a time: two on two connections would race, and places are given in order of arrival.
+        self._joins: Coalescer[JoinCommand, Joined] = Coalescer(self._join_many, max_in_flight=1, name="queue-join")
         self._reads: Coalescer[tuple[int, int], tuple[Line, Standing | None]] = Coalescer(
             self._read_pairs, name="queue-read"
         )
 
     async def join(self, command: JoinCommand) -> Joined:
-        """Takes or finds the place. Raises SaleClosed, SoldOut. Atomic; concurrent calls travel together."""
+        """Takes or finds the place, and has the line ticked. Raises SaleClosed, SoldOut. Atomic.
+
+        Concurrent calls travel together, and are carried out in the order in which they came.
+        """
         return await self._joins.submit(command)
 
     async def _join_many(self, commands: list[JoinCommand]) -> list[Joined | Exception]:
+        await asyncio.gather(*map(self.announce, {each.event_id for each in commands}))
         calls = [(_keys(_JOIN, each.event_id), self._join_args(each)) for each in commands]
-        return [_joined(answer) for answer in await _JOIN.call_many(self._redis, calls)]
+        return [replies.settled(answer, replies.joined) for answer in await _JOIN.call_many(self._redis, calls)]
 
     def _join_args(self, command: JoinCommand) -> Args:
         return {
@@ -101,10 +102,10 @@ class LineStore:
         for event_id, user_id in pairs:
             wanted.setdefault(event_id, []).append(user_id)
         readings = await self.read_many(wanted)
-        return [(readings[event_id][0], readings[event_id][1][user_id]) for event_id, user_id in pairs]
+        return [replies.one_of(readings[event_id], user_id) for event_id, user_id in pairs]
 
-    async def read_many(self, wanted: Mapping[int, Sequence[int]]) -> dict[int, Reading]:
-        """Lines by event, and places by user, in one pipeline however many are wanted."""
+    async def read_many(self, wanted: Mapping[int, Sequence[int]]) -> dict[int, Reading | Exception]:
+        """Lines by event, and places by user, in one pipeline however many are wanted; what failed fails alone."""
         chunks = [
             (event_id, users[start : start + _READ_CHUNK])
             for event_id, users in wanted.items()
@@ -112,18 +113,18 @@ class LineStore:
         ]
         rules: Args = {"default_mode": self._defaults.mode, "default_rate": self._defaults.rate_per_second}
         calls = [(_keys(_READ, event_id), {**rules, "user_ids": users}) for event_id, users in chunks]
-        readings: dict[int, Reading] = {}
+        readings: dict[int, Reading | Exception] = {}
         for (event_id, users), answer in zip(chunks, await _READ.call_many(self._redis, calls), strict=True):
-            line, standings = _reading(_value(answer), users)
-            readings.setdefault(event_id, (line, {}))[1].update(standings)
+            part = replies.settled(answer, partial(replies.reading, users=users))
+            readings[event_id] = replies.together(readings[event_id], part) if event_id in readings else part
         return readings
 
     async def claim(self, event_id: int, user_id: int) -> Admission:
         """READY → ADMITTED, or the standing admission. Raises PlaceNotFound, PlaceNotReady. Atomic."""
         args = {"user_id": user_id, "default_admission_ms": span_ms(self._defaults.admission)}
-        answer = _accepted(await _CLAIM.call(self._redis, keys=_keys(_CLAIM, event_id), args=args))
+        answer = replies.accepted(await _CLAIM.call(self._redis, keys=_keys(_CLAIM, event_id), args=args))
         until_ms, since_ms, score, fresh = answer
-        return Admission(from_ms(until_ms), from_ms(since_ms), int(score), fresh=bool(fresh))
+        return Admission(replies.from_ms(until_ms), replies.from_ms(since_ms), int(score), fresh=bool(fresh))
 
     async def leave(self, event_id: int, user_id: int) -> bool:
         """Ends a live place as LEFT; false when there was none. Atomic."""
@@ -132,19 +133,22 @@ class LineStore:
     async def finish_many(self, purchases: Sequence[Purchase]) -> int:
         """Ends the places of who has bought as DONE, and counts those that were. Safe to repeat."""
         calls = [(_keys(_FINISH, each.event_id), _finish_args(each)) for each in purchases]
-        return sum(_value(answer) for answer in await _FINISH.call_many(self._redis, calls))
+        return sum(replies.value(answer) for answer in await _FINISH.call_many(self._redis, calls))
 
     async def set_progress_many(self, reports: Sequence[Progress]) -> None:
         """Keeps the newest count of seats of each event. Safe to repeat, in any order."""
         calls = [(_keys(_SET_PROGRESS, each.event_id), _progress_args(each)) for each in reports]
         for answer in await _SET_PROGRESS.call_many(self._redis, calls):
-            _value(answer)
+            replies.value(answer)
 
-    async def admit_many(self, sales: Mapping[int, Sale]) -> dict[int, Tick]:
-        """One tick of admission for each event, in one pipeline. Each is atomic, and safe beside other loops."""
+    async def admit_many(self, sales: Mapping[int, Sale]) -> dict[int, Tick | Exception]:
+        """One tick of admission for each event, in one pipeline. Each is atomic, and safe beside other loops.
+
+        An event whose script fails (an operator may have written into Redis by hand) has its error; the others go on.
+        """
         calls = [(_keys(_ADMIT, event_id), self._admit_args(sale)) for event_id, sale in sales.items()]
-        answers = await _ADMIT.call_many(self._redis, calls)
-        return {event_id: _tick(_value(answer)) for event_id, answer in zip(sales, answers, strict=True)}
+        ticks = [replies.settled(answer, replies.tick) for answer in await _ADMIT.call_many(self._redis, calls)]
+        return dict(zip(sales, ticks, strict=True))
 
     def _admit_args(self, sale: Sale) -> Args:
         return {
@@ -160,7 +164,7 @@ class LineStore:
     async def unpublished(self, event_id: int, limit: int) -> list[Call]:
         """The oldest calls that were not forgotten yet, in order."""
         entries: Any = await self._redis.xrange(line_key(event_id, "outbox"), count=limit)
-        return [_call(event_id, entry_id.decode(), fields) for entry_id, fields in entries]
+        return [replies.call(event_id, entry_id.decode(), fields) for entry_id, fields in entries]
 
     async def forget(self, event_id: int, calls: Sequence[Call]) -> None:
         """Drops calls that are published. Safe beside another loop that publishes the same ones."""
@@ -182,8 +186,14 @@ class LineStore:
         before = {**_policy_fields(self._defaults), **dict(zip(answer[::2], answer[1::2], strict=True))}
         return _policy(before), _policy({**before, **changes})
 
+    async def announce(self, event_id: int) -> None:
+        """As `activate`, unless this process did so in the last seconds."""
+        if event_id not in self._announced:
+            await self.activate(event_id)
+            self._announced[event_id] = True
+
     async def activate(self, event_id: int) -> None:
-        """Has the event ticked from now on. To be called before a join: a crash between them costs some idle ticks."""
+        """Has the event ticked from now on. Comes before a join: a crash between them costs some idle ticks."""
         await _ACTIVATE.call(self._redis, keys={"active": _ACTIVE}, args={"event_id": event_id})
 
     async def retire(self, event_id: int) -> bool:
@@ -206,76 +216,9 @@ def to_ms(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
-def from_ms(value: int | bytes) -> datetime:
-    """A moment on Redis' clock, told in milliseconds."""
-    return _EPOCH + timedelta(milliseconds=int(value))
-
-
 def span_ms(span: timedelta) -> int:
     """A duration in milliseconds, as scripts take it."""
     return span // timedelta(milliseconds=1)
-
-
-def _value(answer: Any) -> Any:
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _accepted(answer: list[Any]) -> list[Any]:
-    done, *rest = answer
-    if not done:
-        raise REFUSALS[rest[0].decode()]
-    return rest
-
-
-def _joined(answer: Any) -> Joined | Exception:
-    try:
-        score, fresh = _accepted(_value(answer))
-    except Exception as error:  # noqa: BLE001 - handed to the one caller of a batch whom it concerns
-        return error
-    return Joined(int(score), fresh=bool(fresh))
-
-
-def _reading(answer: list[Any], users: Sequence[int]) -> Reading:
-    now_ms, waiting, mode, rate, sold_out, seats_left, *places = answer
-    line = Line(
-        now=from_ms(now_ms),
-        waiting=waiting,
-        mode=Mode(mode.decode()),
-        rate_per_second=float(rate),
-        sold_out=sold_out == b"1",
-        seats_left=int(seats_left) if seats_left else None,
-    )
-    return line, {user: _standing(*place) for user, place in zip(users, places, strict=True)}
-
-
-def _standing(rank: int, record: bytes) -> Standing | None:
-    if rank >= 0:
-        return Standing(PlaceState.WAITING, int(record), ahead=rank)
-    if not record:
-        return None
-    state, score, until_ms, _ = record.decode().split(":")
-    return Standing(PlaceState(state), int(score), until=from_ms(int(until_ms)) if int(until_ms) else None)
-
-
-def _tick(answer: list[Any]) -> Tick:
-    called, expired, waiting, ready, admitted, unpublished, over, cap, front, *scores = answer
-    inside = ready + admitted
-    # A cap that was lowered leaves more inside than it allows; one too many is only who was called into that.
-    beyond = max(0, min(called, inside - cap))
-    jumpers = max(beyond, out_of_order([int(score) for score in scores], int(front) if front else None))
-    return Tick(called, expired, waiting, inside, unpublished, over=bool(over), jumpers=jumpers)
-
-
-def _call(event_id: int, entry_id: str, fields: Mapping[bytes, bytes]) -> Call:
-    return Call(
-        # The entry's id holds Redis' time, so that a line that was lost and rebuilt does not use one again.
-        call_id=f"{event_id:x}-{entry_id}",
-        user_id=int(fields[b"user_id"]),
-        time=from_ms(fields[b"called_ms"]),
-        claim_expire_time=from_ms(fields[b"until_ms"]),
-    )
 
 
 def _policy_fields(policy: Policy) -> dict[bytes, bytes]:

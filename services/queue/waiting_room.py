@@ -3,27 +3,22 @@
 import asyncio
 import hashlib
 import logging
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
-
-from cachetools import TTLCache
+from typing import Any
 
 from services.common import metrics
 from services.common.errors import Unavailable
 from services.common.tokens import AdmissionToken, KeyRing
 from services.queue.catalog import EventCatalog
-from services.queue.domain import Line, Place, PlaceNotFound, PlaceState, Policy, Sale, Standing, tell
+from services.queue.domain import EventNotFound, Line, Place, PlaceNotFound, PlaceState, Policy, Sale, Standing, tell
+from services.queue.failures import Failures
 from services.queue.place_token import SignedPlace
 from services.queue.store import LineStore, to_ms
 from services.queue.transitions import Admission, JoinCommand
 from services.queue.watch import PlaceWatch
-
-# Well below the quiet minute after which an event is no longer ticked.
-_ANNOUNCE_SECONDS: Final = 5.0
 
 # Every change of a policy; operators answer for what they did in the middle of a sale.
 _audit = logging.getLogger("boxoffice.audit")
@@ -55,7 +50,7 @@ class WaitingRoom:
         self._catalog = catalog
         self._place_keys = place_keys
         self._admission_keys = admission_keys
-        self._announced: TTLCache[int, bool] = TTLCache(10_000, _ANNOUNCE_SECONDS, time.monotonic)
+        self._failures = Failures("watchers")
         self.watchers = PlaceWatch(self.places)
 
     async def join(self, event_id: int, user_id: int, signed_place: str) -> JoinOutcome:
@@ -65,7 +60,6 @@ class WaitingRoom:
         """
         sale = await self._catalog.sale(event_id)
         restore_score = self._proven_score(event_id, user_id, signed_place)
-        await self._announce(event_id)
         joined = await self._store.join(JoinCommand(event_id, user_id, sale, restore_score))
         outcome = "found" if not joined.fresh else "restored" if joined.score == restore_score else "joined"
         metrics.QUEUE_JOINS.labels(outcome).inc()
@@ -83,11 +77,6 @@ class WaitingRoom:
         place.check_bearer(user_id, event_id)
         return place.score
 
-    async def _announce(self, event_id: int) -> None:
-        if event_id not in self._announced:
-            await self._store.activate(event_id)
-            self._announced[event_id] = True
-
     async def _keep_going(self, event_id: int, line: Line, standings: Iterable[Standing | None], sale: Sale) -> None:
         """Has the line ticked while somebody waits and looks.
 
@@ -95,7 +84,7 @@ class WaitingRoom:
         who joins later, the line would stand still. What was announced lately costs nothing.
         """
         if line.now < sale.close_time and any(each and each.state is PlaceState.WAITING for each in standings):
-            await self._announce(event_id)
+            await self._store.announce(event_id)
 
     async def place(self, event_id: int, user_id: int) -> Place:
         """One person's place now. Raises EventNotFound, PlaceNotFound."""
@@ -107,15 +96,25 @@ class WaitingRoom:
         return tell(standing, line, sale)
 
     async def places(self, wanted: Mapping[int, Sequence[int]]) -> dict[int, dict[int, Place | None]]:
-        """Places by event and user, read in one pipeline; None for who has none. Raises EventNotFound."""
-        sales = await asyncio.gather(*(self._catalog.sale(event_id) for event_id in wanted))
-        readings = await self._store.read_many(wanted)
-        for (event_id, (line, standings)), sale in zip(readings.items(), sales, strict=True):
-            await self._keep_going(event_id, line, standings.values(), sale)
-        return {
-            event_id: {user: tell(standing, line, sale) if standing else None for user, standing in standings.items()}
-            for (event_id, (line, standings)), sale in zip(readings.items(), sales, strict=True)
+        """Places by event and user, read in one pipeline; None for who has none, also where the event is no more.
+
+        An event that cannot be told about now is absent.
+        """
+        answers = dict(
+            zip(wanted, await asyncio.gather(*map(self._catalog.sale, wanted), return_exceptions=True), strict=True)
+        )
+        sales = {event_id: answer for event_id, answer in answers.items() if isinstance(answer, Sale)}
+        told: dict[int, dict[int, Place | None]] = {
+            event_id: dict.fromkeys(wanted[event_id])
+            for event_id, answer in answers.items()
+            if isinstance(answer, EventNotFound)
         }
+        readings = await self._store.read_many({event_id: wanted[event_id] for event_id in sales})
+        for event_id, (line, standings) in self._failures.without(readings).items():
+            sale = sales[event_id]
+            await self._keep_going(event_id, line, standings.values(), sale)
+            told[event_id] = {user: tell(each, line, sale) if each else None for user, each in standings.items()}
+        return told
 
     async def watch(self, event_id: int, user_id: int) -> AsyncIterator[Place]:
         """The place now, then its news. Raises EventNotFound, PlaceNotFound (also when the line lost the place)."""

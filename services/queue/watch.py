@@ -82,9 +82,9 @@ class PlaceWatch:
             return
         wanted = {event_id: sorted({each.user_id for each in watchers}) for event_id, watchers in watching.items()}
         places, now = await self._read(wanted), _now()
-        for event_id, watchers in watching.items():
-            for watcher in watchers:
-                watcher.offer(places[event_id][watcher.user_id], now)
+        for event_id, told in places.items():  # those of an event that could not be read hear no news this time
+            for watcher in watching[event_id]:
+                watcher.offer(told[watcher.user_id], now)
 
     def close(self) -> None:
         """Ends every stream, and those that come, so that a drain need not wait for them."""

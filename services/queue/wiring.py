@@ -8,7 +8,7 @@ from boxoffice.inventory.v1 import event_service_pb2_grpc as inventory_rpc
 from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
 
 from services.common import grpc_server
-from services.common.eventlog import open_event_log, replay
+from services.common.eventlog import open_event_log, replay, watch_lag
 from services.common.grpc_channel import connect
 from services.common.lifecycle import Lifecycle
 from services.common.redis import open_redis
@@ -20,7 +20,7 @@ from services.queue.catalog import EventCatalog
 from services.queue.settings import QueueSettings
 from services.queue.store import LineStore
 from services.queue.waiting_room import WaitingRoom
-from services.queue.worker import TOPICS, every, listen
+from services.queue.worker import GROUP, TOPICS, every, listen
 
 # A freed slot waits half of this on average; five scripts a second for each live line cost next to nothing.
 _TICK: Final = timedelta(milliseconds=200)
@@ -56,6 +56,7 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     lifecycle.background("calls", publisher.run)
     lifecycle.background("watchers", partial(every, watch.INTERVAL, room.watchers.step, "watchers"))
     lifecycle.background("events", partial(listen, log, store))
+    lifecycle.background("lag", partial(watch_lag, log, GROUP, TOPICS))
     registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room))]
     return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))
 

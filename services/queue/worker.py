@@ -12,11 +12,12 @@ from boxoffice.inventory.v1 import booking_service_pb2 as booking_pb
 from services.common import metrics
 from services.common.eventlog.consumer import consume
 from services.common.eventlog.port import EventLog, Record
-from services.common.eventlog.topics import BOOKING_EVENTS, SALE_PROGRESS
+from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS, dead
+from services.common.eventlog.topics import TOPICS as ALL_TOPICS
 from services.queue.store import LineStore
 from services.queue.transitions import Progress, Purchase
 
-_GROUP: Final = "queue"
+GROUP: Final = "queue"
 TOPICS: Final = (BOOKING_EVENTS, SALE_PROGRESS)
 
 _log = logging.getLogger(__name__)
@@ -46,12 +47,14 @@ async def every(interval: timedelta, step: Callable[[], Awaitable[None]], name: 
 
 
 async def listen(log: EventLog, store: LineStore) -> None:
-    """Follows bookings and the progress of sales until cancelled."""
+    """Follows bookings and the progress of sales until cancelled. Makes the topics that queue reads and writes."""
 
     async def handle(records: list[Record]) -> None:
         await handle_records(store, records)
 
-    await consume(log, _GROUP, TOPICS, handle)
+    own = (*TOPICS, QUEUE_EVENTS)
+    await log.create_topics({name: ALL_TOPICS[name] for topic in own for name in (topic, dead(topic))})
+    await consume(log, GROUP, TOPICS, handle)
 
 
 async def handle_records(store: LineStore, records: Iterable[Record]) -> None:

@@ -1,6 +1,6 @@
 """What tests of the line share: a store, people, and ways to let time pass without waiting for it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,8 +11,9 @@ from redis.asyncio import Redis
 
 from services.queue import store as store_module
 from services.queue.domain import Mode, PlaceState, Policy, Sale
+from services.queue.replies import Reading
 from services.queue.store import LineStore, line_key
-from services.queue.transitions import JoinCommand, Joined
+from services.queue.transitions import JoinCommand, Joined, Tick
 from tests import support
 
 EVENT = 7
@@ -32,6 +33,20 @@ async def join(store: LineStore, user_id: int, *, sale: Sale = OPEN_SALE, restor
 async def join_all(store: LineStore, users: Iterable[int]) -> None:
     for user_id in users:
         await join(store, user_id)
+
+
+async def tick(store: LineStore, sale: Sale = OPEN_SALE) -> Tick:
+    """One tick of admission of the line."""
+    outcome = (await store.admit_many({EVENT: sale}))[EVENT]
+    assert isinstance(outcome, Tick), outcome
+    return outcome
+
+
+async def readings(store: LineStore, wanted: Mapping[int, Sequence[int]]) -> dict[int, Reading]:
+    """Lines by event, none of which fails."""
+    outcomes = await store.read_many(wanted)
+    assert not [each for each in outcomes.values() if isinstance(each, Exception)]
+    return {event_id: each for event_id, each in outcomes.items() if not isinstance(each, Exception)}
 
 
 async def state(store: LineStore, user_id: int) -> PlaceState | None:

@@ -17,7 +17,7 @@ from services.common.eventlog.topics import QUEUE_EVENTS, TOPICS
 from services.queue.admission import CallPublisher
 from services.queue.domain import Mode, PlaceState, Policy, PolicyOutOfRange, Sale
 from services.queue.store import LineStore, line_key
-from services.queue.transitions import Call, Tick
+from services.queue.transitions import Call
 from tests.queue.lines import (
     EVENT,
     OPEN_SALE,
@@ -28,12 +28,9 @@ from tests.queue.lines import (
     run_out,
     state,
     store_of,
+    tick,
     without_guard,
 )
-
-
-async def tick(store: LineStore, sale: Sale = OPEN_SALE) -> Tick:
-    return (await store.admit_many({EVENT: sale}))[EVENT]
 
 
 async def _most_inside_under_two_loops(redis: Redis, other_redis: Redis) -> int:

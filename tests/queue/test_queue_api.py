@@ -14,8 +14,10 @@ from boxoffice.inventory.v1 import booking_events_pb2, booking_service_pb2
 from boxoffice.queue.v1 import queue_events_pb2 as events_pb
 from boxoffice.queue.v1 import queue_service_pb2 as pb
 from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
+from services.common import metrics
 from services.common.errors import from_rpc_error, from_status
 from services.common.eventlog import open_event_log
 from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS, TOPICS
@@ -127,9 +129,10 @@ async def test_one_sale_from_join_to_ticket(stub: rpc.QueueServiceAsyncStub, set
 
     facts: list[events_pb.QueueEvent] = []
     async with open_event_log(settings.eventlog_url) as log, log.reader("test", [QUEUE_EVENTS]) as reader:
-        while len(facts) < 2:  # a call is told a moment after it is made
-            for told in await reader.read(10, timedelta(seconds=1)):
-                facts.extend(events_pb.QueueEvents.FromString(told.value).events)
+        async with asyncio.timeout(20):
+            while len(facts) < 2:  # a call is told a moment after it is made
+                for told in await reader.read(10, timedelta(seconds=1)):
+                    facts.extend(events_pb.QueueEvents.FromString(told.value).events)
     assert [fact.place_called.user_id for fact in facts] == [1, 2]
 
 
@@ -290,3 +293,18 @@ async def test_a_batch_has_bounds(stub: rpc.QueueServiceAsyncStub, number: int) 
 
 def _reason_of(result: pb.BatchJoinQueueResult | pb.BatchGetPlaceResult) -> str:
     return from_status(result.error)[0] if result.HasField("error") else ""
+
+
+async def test_it_tells_how_far_behind_its_reading_is(settings: QueueSettings) -> None:
+    async def start(lifecycle: Lifecycle) -> None:
+        await wire(lifecycle, settings)
+
+    def told() -> list[float | None]:
+        labels = [{"group": "queue", "topic": topic} for topic in (BOOKING_EVENTS, SALE_PROGRESS)]
+        return [REGISTRY.get_sample_value("boxoffice_eventlog_lag", each) for each in labels]
+
+    async with open_event_log(settings.eventlog_url) as log:
+        await log.create_topics(TOPICS)
+    metrics.EVENTLOG_LAG.clear()
+    async with running(start, 1.0):
+        await eventually(lambda: told() == [0.0, 0.0], timedelta(seconds=20))

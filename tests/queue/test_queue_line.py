@@ -10,17 +10,20 @@ import pytest
 from redis.asyncio import Redis
 
 from services.queue.domain import Mode, PlaceNotFound, PlaceNotReady, PlaceState, Sale, SaleClosed, SoldOut
-from services.queue.store import line_key
-from services.queue.transitions import JoinCommand, Progress, Purchase
+from services.queue.store import LineStore, line_key
+from services.queue.transitions import JoinCommand, Joined, Progress, Purchase
 from tests.queue.lines import (
     EVENT,
     OPEN_SALE,
+    POLICY,
     called,
     join,
     join_all,
+    readings,
     run_out,
     state,
     store_of,
+    tick,
     without_guard,
 )
 
@@ -39,8 +42,32 @@ async def test_two_thousand_joins_in_waves_are_called_first_come_first_served(re
     for earlier, later in itertools.pairwise(waves):
         assert max(scores[user] for user in earlier) < min(scores[user] for user in later)
     for _ in range(8):
-        await stores[0].admit_many({EVENT: OPEN_SALE})
+        await tick(stores[0])
     assert await called(stores[0]) == sorted(scores, key=scores.__getitem__)
+
+
+class _SlowAtFirst(LineStore):
+    """A store whose first batch of joins meets a slow connection."""
+
+    delay = 0.05
+
+    async def _join_many(self, commands: list[JoinCommand]) -> list[Joined | Exception]:
+        delay, self.delay = self.delay, 0.0
+        await asyncio.sleep(delay)
+        return await super()._join_many(commands)
+
+
+async def test_no_batch_of_joins_overtakes_another(redis: Redis) -> None:
+    store = _SlowAtFirst(redis, POLICY)
+    joins = []
+    for user in range(1, 11):
+        joins.append(asyncio.create_task(join(store, user)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the coalescer sends what has arrived
+
+    scores = [joined.score for joined in await asyncio.gather(*joins)]
+
+    assert scores == sorted(scores)
 
 
 async def test_the_line_is_the_sorted_set_of_the_product_document(redis: Redis) -> None:
@@ -100,7 +127,7 @@ async def test_control_without_the_guard_repeated_joins_lose_the_place(
 async def test_who_is_inside_does_not_get_a_second_place(redis: Redis) -> None:
     store = store_of(redis)
     first = await join(store, 1)
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     called_again = await join(store, 1)
     await store.claim(EVENT, 1)
     admitted_again = await join(store, 1)
@@ -117,7 +144,7 @@ async def test_control_without_that_guard_the_account_stands_twice(
     without_guard(monkeypatch, tmp_path, "join", guard, "inside = false")
     store = store_of(redis)
     await join(store, 1)
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     await join(store, 1)
 
     assert await redis.zcard(USERS) + await redis.zcard(line_key(EVENT, "ready")) == 2
@@ -137,7 +164,7 @@ async def test_after_a_final_state_joining_takes_a_new_place_at_the_end(redis: R
 async def test_who_ran_out_can_join_again_before_the_tick_comes_by(redis: Redis) -> None:
     store = store_of(redis)
     await join(store, 1)
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     await run_out(redis, 1)
     assert await state(store, 1) is PlaceState.EXPIRED
 
@@ -154,11 +181,11 @@ async def test_claiming_is_refused_before_the_call_and_after_the_window(redis: R
     await join(store, 1)
     with pytest.raises(PlaceNotReady):
         await store.claim(EVENT, 1)
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     await run_out(redis, 1)
     with pytest.raises(PlaceNotReady):
         await store.claim(EVENT, 1)
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     with pytest.raises(PlaceNotReady):
         await store.claim(EVENT, 1)
 
@@ -166,7 +193,7 @@ async def test_claiming_is_refused_before_the_call_and_after_the_window(redis: R
 async def test_claiming_again_finds_the_same_admission(redis: Redis) -> None:
     store = store_of(redis)
     await join(store, 1)
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
 
     admissions = await asyncio.gather(*(store.claim(EVENT, 1) for _ in range(20)))
 
@@ -181,7 +208,7 @@ async def test_leaving_ends_a_live_place_once_and_frees_its_slot_at_once(redis: 
     store = store_of(redis, inside_cap=1)
     await join_all(store, (1, 2))
     if "call" in steps:
-        await store.admit_many({EVENT: OPEN_SALE})
+        await tick(store)
     if "claim" in steps:
         await store.claim(EVENT, 1)
 
@@ -189,7 +216,7 @@ async def test_leaving_ends_a_live_place_once_and_frees_its_slot_at_once(redis: 
     assert not await store.leave(EVENT, 1)
 
     assert await state(store, 1) is PlaceState.LEFT
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     assert await state(store, 2) is PlaceState.READY
 
 
@@ -201,14 +228,14 @@ async def test_leaving_without_a_place_does_nothing(redis: Redis) -> None:
 async def test_buying_ends_the_place_once_and_frees_its_slot_at_once(redis: Redis) -> None:
     store = store_of(redis, inside_cap=1)
     await join_all(store, (1, 2))
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     await store.claim(EVENT, 1)
     bought = Purchase(EVENT, 1, datetime.now(UTC))
 
     assert await store.finish_many([bought, bought]) == 1
 
     assert await state(store, 1) is PlaceState.DONE
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     assert await state(store, 2) is PlaceState.READY
 
 
@@ -216,7 +243,7 @@ async def test_an_old_purchase_told_again_does_not_end_a_later_admission(redis: 
     store = store_of(redis)
     old = Purchase(EVENT, 1, datetime.now(UTC) - timedelta(seconds=30))
     await join(store, 1)
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     await store.claim(EVENT, 1)
 
     assert await store.finish_many([old]) == 0
@@ -224,13 +251,26 @@ async def test_an_old_purchase_told_again_does_not_end_a_later_admission(redis: 
     assert await state(store, 1) is PlaceState.ADMITTED
 
 
+async def test_an_old_purchase_told_again_does_not_finish_a_later_place_that_ran_out(redis: Redis) -> None:
+    store = store_of(redis)
+    old = Purchase(EVENT, 1, datetime.now(UTC) - timedelta(seconds=30))
+    await join(store, 1)
+    await tick(store)
+    await run_out(redis, 1)
+    await tick(store)
+
+    assert await store.finish_many([old]) == 0
+
+    assert await state(store, 1) is PlaceState.EXPIRED
+
+
 async def test_who_paid_after_the_admission_ran_out_is_done(redis: Redis) -> None:
     store = store_of(redis)
     await join(store, 1)
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     await store.claim(EVENT, 1)
     await run_out(redis, 1)
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     assert await state(store, 1) is PlaceState.EXPIRED
 
     await store.finish_many([Purchase(EVENT, 1, datetime.now(UTC))])
@@ -265,8 +305,8 @@ async def test_joining_before_the_opening_keeps_the_place(redis: Redis) -> None:
     store = store_of(redis)
     await join(store, 1, sale=scheduled)
 
-    assert (await store.admit_many({EVENT: scheduled}))[EVENT].called == 0
-    assert (await store.admit_many({EVENT: OPEN_SALE}))[EVENT].called == 1
+    assert (await tick(store, scheduled)).called == 0
+    assert (await tick(store)).called == 1
 
 
 def _progress(sold: int, at: datetime) -> Progress:
@@ -279,7 +319,7 @@ async def test_sold_out_stops_joins_and_calls_and_the_newest_count_wins(redis: R
     now = datetime.now(UTC)
     await store.set_progress_many([_progress(10, now), _progress(9, now - timedelta(seconds=1))])
 
-    assert (await store.admit_many({EVENT: OPEN_SALE}))[EVENT].called == 0
+    assert (await tick(store)).called == 0
     with pytest.raises(SoldOut):
         await join(store, 3)
     line, _ = await store.read(EVENT, 1)
@@ -287,7 +327,7 @@ async def test_sold_out_stops_joins_and_calls_and_the_newest_count_wins(redis: R
 
     # Money back, and a seat is free again.
     await store.set_progress_many([_progress(9, now + timedelta(seconds=1))])
-    assert (await store.admit_many({EVENT: OPEN_SALE}))[EVENT].called == 1
+    assert (await tick(store)).called == 1
 
 
 async def test_a_lost_line_takes_signed_places_back_in_their_order(redis: Redis) -> None:
@@ -303,6 +343,52 @@ async def test_a_lost_line_takes_signed_places_back_in_their_order(redis: Redis)
     assert await redis.zrange(USERS, 0, -1) == [b"1", b"2", b"3", b"4"]
     assert newcomer.score > max(scores.values())
     assert (await join(store, 5)).score > newcomer.score
+
+
+async def test_a_signed_place_wins_over_a_later_one_that_another_device_took(redis: Redis) -> None:
+    store = store_of(redis)
+    first, second = await join(store, 1), await join(store, 2)
+    await redis.flushdb()
+    await join(store, 2, restore=second.score)
+    later = await join(store, 1)  # by a device without the proof
+    assert later.score > second.score
+
+    found = await join(store, 1, restore=first.score)
+
+    assert (found.score, found.fresh) == (first.score, False)
+    assert await redis.zrange(USERS, 0, -1) == [b"1", b"2"]
+    assert (await join(store, 1, restore=later.score)).score == first.score
+    assert (await join(store, 1)).score == first.score
+
+
+@pytest.mark.parametrize("end", ["leave", "expire"])
+async def test_of_two_signed_places_of_one_account_one_is_lived(redis: Redis, end: str) -> None:
+    store = store_of(redis)
+    first = await join(store, 1)
+    await redis.flushdb()
+    later = await join(store, 1)
+    await join(store, 2)
+    await join(store, 1, restore=first.score)
+    if end == "leave":
+        await store.leave(EVENT, 1)
+    else:
+        await tick(store)
+        await run_out(redis, 1)
+
+    again = await join(store, 1, restore=later.score)
+    assert again.score > later.score
+    assert (await join(store, 1, restore=later.score)).score == again.score
+    assert (await join(store, 1, restore=first.score)).score == again.score
+
+
+async def test_an_even_earlier_signed_place_wins_again(redis: Redis) -> None:
+    store = store_of(redis)
+    scores = [(await join(store, 1)).score]
+    for _ in range(2):
+        await redis.flushdb()
+        scores.append((await join(store, 1)).score)
+
+    assert [(await join(store, 1, restore=score)).score for score in scores[1::-1]] == scores[1::-1]
 
 
 async def test_a_signed_place_cannot_be_lived_twice(redis: Redis) -> None:
@@ -328,7 +414,7 @@ async def test_positions_are_exact(redis: Redis) -> None:
         await store.leave(EVENT, user)
     staying = [user for user in range(1, 1201) if user % 3]
 
-    line, standings = (await store.read_many({EVENT: range(1, 1301)}))[EVENT]
+    line, standings = (await readings(store, {EVENT: range(1, 1301)}))[EVENT]
 
     assert line.waiting == len(staying) == 800
     assert [standings[user].ahead for user in staying if standings[user]] == list(range(800))  # type: ignore[union-attr] # filtered

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from services.common.redis import open_redis
 from services.queue.domain import PlaceNotFound, PlaceNotReady, PlaceState
 from services.queue.transitions import Purchase
-from tests.queue.lines import EVENT, OPEN_SALE, called, join, run_out, store_of
+from tests.queue.lines import EVENT, called, join, readings, run_out, store_of, tick
 
 T = TypeVar("T")
 USERS = st.integers(1, 6)
@@ -93,8 +93,8 @@ class LineMachine(RuleBasedStateMachine):
         chosen, self.line = self.line[:free], self.line[free:]
         self.states.update(dict.fromkeys(chosen, PlaceState.READY))
         self.calls.extend(chosen)
-        tick = self._run(self.store.admit_many({EVENT: OPEN_SALE}))[EVENT]
-        assert (tick.called, tick.waiting, tick.inside) == (len(chosen), len(self.line), self._inside())
+        after = self._run(tick(self.store))
+        assert (after.called, after.waiting, after.inside) == (len(chosen), len(self.line), self._inside())
 
     def _end(self, user: int, state: PlaceState) -> None:
         self.line = [each for each in self.line if each != user]
@@ -106,7 +106,7 @@ class LineMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_line_is_as_the_model_says(self) -> None:
-        line, standings = self._run(self.store.read_many({EVENT: range(1, 7)}))[EVENT]
+        line, standings = self._run(readings(self.store, {EVENT: range(1, 7)}))[EVENT]
         for user, standing in standings.items():
             state = PlaceState.EXPIRED if user in self.out_of_time else self.states.get(user)
             assert (standing.at(line.now) if standing else None) == state

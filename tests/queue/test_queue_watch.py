@@ -4,17 +4,21 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
 
+from services.common.errors import Unavailable
+from services.common.keyring import KeyRing
 from services.queue import watch
-from services.queue.domain import Place, PlaceNotFound, PlaceState, SaleState, tell
-from services.queue.store import LineStore
+from services.queue.domain import EventNotFound, Place, PlaceNotFound, PlaceState, Sale, SaleState, tell
+from services.queue.store import LineStore, line_key
 from services.queue.transitions import Progress
+from services.queue.waiting_room import WaitingRoom
 from services.queue.watch import PlaceWatch
-from tests.queue.lines import EVENT, OPEN_SALE, join_all, store_of
+from tests.queue.lines import EVENT, OPEN_SALE, join_all, readings, store_of, tick
+from tests.support import eventually
 
 
 class _Clock:
@@ -36,10 +40,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
 
 def _watch(store: LineStore) -> PlaceWatch:
     async def read(wanted: Mapping[int, Sequence[int]]) -> dict[int, dict[int, Place | None]]:
-        readings = await store.read_many(wanted)
         return {
             event_id: {user: tell(each, line, OPEN_SALE) if each else None for user, each in standings.items()}
-            for event_id, (line, standings) in readings.items()
+            for event_id, (line, standings) in (await readings(store, wanted)).items()
         }
 
     return PlaceWatch(read)
@@ -103,7 +106,7 @@ async def test_a_stream_ends_with_the_last_word(redis: Redis, clock: _Clock) -> 
     await join_all(store, (1, 2, 3))
     first, second, third = [await _follow(store, watchers, user) for user in (1, 2, 3)]
 
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     await _rounds(watchers, clock, [1.0])
     await store.claim(EVENT, 1)
     await store.leave(EVENT, 2)
@@ -166,3 +169,68 @@ async def test_redis_does_not_notice_how_many_watch(redis: Redis, clock: _Clock,
     before = await _calls(redis)
     await _rounds(watchers, clock, [1.0])
     assert await _calls(redis) == before
+
+
+class _Catalog:
+    """Sales that are open, but for those events of which it was told otherwise."""
+
+    def __init__(self) -> None:
+        self.errors: dict[int, Exception] = {}
+
+    async def sale(self, event_id: int) -> Sale:
+        if event_id in self.errors:
+            raise self.errors[event_id]
+        return OPEN_SALE
+
+
+OTHER = 8
+
+
+async def _two_watched_events(redis: Redis) -> tuple[WaitingRoom, _Catalog, list[_Follower]]:
+    """One person waits and watches in each of two lines."""
+    catalog, ring = _Catalog(), KeyRing({"k": b"k" * 32})
+    room = WaitingRoom(store_of(redis), catalog, ring, ring)  # type: ignore[arg-type] # the method that is used
+    for event_id in (EVENT, OTHER):
+        await room.join(event_id, 1, "")
+    followers = [_Follower(room.watch(event_id, 1)) for event_id in (EVENT, OTHER)]  # type: ignore[arg-type] # a generator
+    await eventually(lambda: all(follower.news for follower in followers))
+    await asyncio.sleep(0)
+    return room, catalog, followers
+
+
+async def test_an_event_that_is_gone_ends_its_own_streams_and_no_others(redis: Redis, clock: _Clock) -> None:
+    room, catalog, (here, gone) = await _two_watched_events(redis)
+    catalog.errors[OTHER] = EventNotFound()
+    await tick(store_of(redis))
+
+    await _rounds(room.watchers, clock, [1.0])
+
+    assert [place.state for place in here.news] == [PlaceState.WAITING, PlaceState.READY]
+    with pytest.raises(PlaceNotFound):
+        await gone.task
+    here.task.cancel()
+
+
+@pytest.mark.parametrize("trouble", ["inventory is away", "a policy that is none"])
+async def test_who_watches_an_event_in_trouble_hears_the_rest_later_and_others_hear_it_now(
+    redis: Redis, clock: _Clock, trouble: str
+) -> None:
+    room, catalog, (here, troubled) = await _two_watched_events(redis)
+    policy = line_key(OTHER, "policy")
+    store = store_of(redis)
+    assert not [each for each in (await store.admit_many({OTHER: OPEN_SALE})).values() if isinstance(each, Exception)]
+    await tick(store)
+    if trouble == "inventory is away":
+        catalog.errors[OTHER] = Unavailable()
+    else:
+        await cast("Any", redis.hset(policy, "mode", "oops"))
+
+    await _rounds(room.watchers, clock, [1.0])
+    assert (len(here.news), len(troubled.news)) == (2, 1)
+
+    catalog.errors.clear()
+    await redis.delete(policy)
+    await _rounds(room.watchers, clock, [1.0])
+    assert [place.state for place in troubled.news] == [PlaceState.WAITING, PlaceState.READY]
+    for follower in (here, troubled):
+        follower.task.cancel()

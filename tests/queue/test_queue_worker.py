@@ -9,12 +9,14 @@ from boxoffice.inventory.v1 import booking_service_pb2 as booking_pb
 from google.protobuf.message import DecodeError
 from redis.asyncio import Redis
 
-from services.common.eventlog.port import Record
-from services.common.eventlog.topics import BOOKING_EVENTS, SALE_PROGRESS
+from services.common.cancellation import cancel
+from services.common.eventlog import EventLogUnavailable, Record, open_event_log
+from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS
 from services.queue.domain import PlaceState
-from services.queue.worker import every, handle_records
-from tests.queue.lines import EVENT, OPEN_SALE, join, state, store_of
+from services.queue.worker import every, handle_records, listen
+from tests.queue.lines import EVENT, join, state, store_of, tick
 from tests.queue.neighbours import stamp
+from tests.support import eventually
 
 
 def _booking(*states: "booking_pb.Booking.State.ValueType") -> Record:
@@ -26,7 +28,7 @@ def _booking(*states: "booking_pb.Booking.State.ValueType") -> Record:
 async def test_only_a_confirmed_booking_ends_a_place(redis: Redis) -> None:
     store = store_of(redis)
     await join(store, 1)
-    await store.admit_many({EVENT: OPEN_SALE})
+    await tick(store)
     await store.claim(EVENT, 1)
     others = set(booking_pb.Booking.State.values()) - {booking_pb.Booking.STATE_CONFIRMED}
 
@@ -47,6 +49,22 @@ async def test_a_damaged_record_changes_nothing_and_says_so(redis: Redis) -> Non
     assert (await store.read(EVENT, 1))[0].seats_left is None
     await handle_records(store, [good, good])
     assert (await store.read(EVENT, 1))[0].seats_left == 4
+
+
+async def test_it_makes_its_topics(redis: Redis, redis_url: str) -> None:
+    async with open_event_log(redis_url) as log:
+        listening = asyncio.create_task(listen(log, store_of(redis)))
+
+        async def all_exist() -> bool:
+            try:
+                return [await log.lag("queue", topic) for topic in (BOOKING_EVENTS, SALE_PROGRESS, QUEUE_EVENTS)] == [
+                    0
+                ] * 3
+            except EventLogUnavailable:
+                return False
+
+        assert await eventually(all_exist)
+        await cancel([listening])
 
 
 async def test_a_loop_keeps_its_pace_through_failures(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ ARGV
   3 tolerance_ms  how far that clock may be behind Redis' own
 RETURNS
   1  the place is DONE now
-  0  nothing to finish: no admission, or one that began after this purchase
+  0  nothing to finish: no admission, or one that began, or ran out of a place that began, after this purchase
 COMPLEXITY O(log n) of those inside
 ]]
 local users, admitted, places, line = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -21,8 +21,10 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local record = redis.call('HGET', places, user_id) or ''
 local state, score, _, since_ms = string.match(record, '^([AE]):(%d+):(%d+):(%d+)$')
 if not state or redis.call('ZSCORE', users, user_id) then return 0 end
--- An old purchase, told again, must not end the admission that its buyer got later.
-if state == 'A' and confirmed_ms + tolerance_ms < tonumber(since_ms) then return 0 end
+-- An old purchase, told again, must not end the admission that its buyer got later, nor turn what ran out of it to DONE.
+-- When an ended admission began is no longer known, but its place is older than it.
+local began_ms = state == 'A' and tonumber(since_ms) or tonumber(score) / 1000
+if confirmed_ms + tolerance_ms < began_ms then return 0 end
 
 redis.call('ZREM', admitted, user_id)
 redis.call('HSET', places, user_id, 'D:' .. score .. ':0:' .. now_ms)

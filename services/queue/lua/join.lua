@@ -3,7 +3,8 @@ KEYS
   1 users         sorted set of those who wait: user id by time of joining, µs
   2 ready         sorted set of those who are called: user id by end of the claim window, ms
   3 admitted      sorted set of those who are admitted: user id by end of the admission, ms
-  4 places        hash of places that left the line: user id to "state:score:until_ms:since_ms"
+  4 places        hash of places that left the line: user id to "state:score:until_ms:since_ms", and "user id:replaced"
+                  to the score of a place that an earlier one of the same account took the stead of
   5 line          hash: clock, pace and counters of the line
   6 policy        hash: what an operator changed
   7 sale          hash: progress of the sale
@@ -13,7 +14,7 @@ ARGV
   3 default_mode  mode unless an operator set one
   4 restore_score score of a verified signed place, or "" for a plain join
 RETURNS
-  {1, score, fresh}  the place stands; fresh is 1 when this call took it
+  {1, score, fresh}  the place stands; fresh is 1 when this call took it, not when it moved to an earlier score
   {0, "REASON"}      refused: SALE_CLOSED, SOLD_OUT
 COMPLEXITY O(log n) of those who wait
 ]]
@@ -24,15 +25,25 @@ local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 local now_ms = math.floor(now_us / 1000)
 
-local standing = redis.call('ZSCORE', users, user_id)
-if standing then return {1, standing, 0} end
-local record = redis.call('HGET', places, user_id) or ''
+local known = redis.call('HMGET', places, user_id, user_id .. ':replaced')
+local record, replaced = known[1] or '', tonumber(known[2] or 0)
 local state, ended_score, until_ms = string.match(record, '^(%a):(%d+):(%d+):')
+-- A signed place that came to its end already, or was replaced by an earlier one in a life before, is not lived again.
+local standing = redis.call('ZSCORE', users, user_id)
+local spent = tonumber(ended_score or 0)
+if not standing or tonumber(standing) > replaced then spent = math.max(spent, replaced) end
+local proven = tonumber(restore_score)
+local restored = proven and proven > spent
+-- After Redis was lost, a device without the proof may have joined anew before the one that has it.
+if standing and restored and proven < tonumber(standing) then
+  redis.call('HSET', places, user_id .. ':replaced', string.format('%.0f', math.max(tonumber(standing), replaced)))
+  redis.call('ZADD', users, restore_score, user_id)
+  standing = restore_score
+end
+if standing then return {1, standing, 0} end
 local inside = state == 'R' or state == 'A'
 if inside and tonumber(until_ms) > now_ms then return {1, ended_score, 0} end
 
--- A signed place that came to its end already must not be lived twice.
-local restored = restore_score ~= '' and not (state and tonumber(ended_score) >= tonumber(restore_score))
 local mode = redis.call('HGET', policy, 'mode') or default_mode
 if now_ms >= close_ms then return {0, 'SALE_CLOSED'} end
 if redis.call('HGET', sale, 'sold_out') == '1' then return {0, 'SOLD_OUT'} end
