@@ -8,6 +8,7 @@ from services.auth.domain import Role, UserId, new_password, normalise_email
 from services.auth.settings import AccountSettings
 from services.auth.store import MIGRATIONS
 from services.auth.wiring import open_passwords, registration
+from services.common.migrations import migrate
 from services.common.mysql import open_database
 
 
@@ -32,7 +33,7 @@ async def create_user(settings: AccountSettings, arguments: argparse.Namespace) 
     passwords = open_passwords(settings)
     try:
         async with open_database(settings.mysql_url) as database:
-            await database.migrate(MIGRATIONS)
+            await migrate(database, MIGRATIONS)
             return await registration(database, passwords).ensure(email, password, frozenset(arguments.role))
     finally:
         await passwords.close()

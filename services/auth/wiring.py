@@ -12,6 +12,7 @@ from services.auth.store import MIGRATIONS, Accounts, Sessions
 from services.common import grpc_server
 from services.common.clock import SystemClock
 from services.common.lifecycle import Lifecycle
+from services.common.migrations import migrate
 from services.common.mysql import Database, open_database
 from services.common.redis import open_redis
 from services.common.tokens import TokenVerifier
@@ -22,7 +23,7 @@ async def wire(lifecycle: Lifecycle, settings: AuthSettings) -> int:
     keys = SigningKeys.read(settings.signing_key_file)
     redis = await lifecycle.enter(open_redis(settings.redis_url))
     database = await lifecycle.enter(open_database(settings.mysql_url))
-    await database.migrate(MIGRATIONS)
+    await migrate(database, MIGRATIONS)
     passwords = open_passwords(settings)
     lifecycle.defer(passwords.close)
 

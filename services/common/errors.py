@@ -20,10 +20,24 @@ _PREFIX: Final = "REASON_"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _FAULTS_FROM: Final = 500
 
-# Roots of what drivers raise, by name: a process that does not use a driver need not import it to know its errors.
-_DRIVER_ERRORS: Final = frozenset(
-    {"redis.exceptions.RedisError", "pymysql.err.MySQLError", "aiokafka.errors.KafkaError"}
+# What drivers raise when their server is away or refuses for now, by name: a process that does not use a driver need
+# not import it to know its errors. Others are our mistakes: a script or a statement that is wrong stays wrong. What
+# the database raises is sorted in mysql_errors.py already.
+_OUTAGES: Final = frozenset(
+    {
+        # This includes a server that is still loading.
+        "redis.exceptions.ConnectionError",
+        "redis.exceptions.TimeoutError",
+        "redis.exceptions.ReadOnlyError",
+        "redis.exceptions.OutOfMemoryError",
+        "redis.exceptions.ClusterDownError",
+        "redis.exceptions.TryAgainError",
+        "aiokafka.errors.KafkaError",
+    }
 )
+# The first words of such answers of Redis that its driver has no classes for: it cannot write to its disk, has too few
+# replicas, or is held up by a script.
+_OUTAGE_WORDS: Final = frozenset({"MISCONF", "NOREPLICAS", "BUSY"})
 
 # Of an answer that another service gave us, only these are news for our own caller; any other is our mistake.
 _PASSED_ON: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
@@ -129,7 +143,7 @@ def describe(exc: BaseException) -> Problem:
         return _describe_rpc_error(exc)
     if isinstance(exc, TimeoutError):
         return _fixed("DEADLINE_EXCEEDED")
-    return _fixed("UNAVAILABLE" if _is_driver_error(exc) else "INTERNAL")
+    return _fixed("UNAVAILABLE" if is_outage(exc) else "INTERNAL")
 
 
 def _fixed(reason: str, metadata: Mapping[str, str] | None = None) -> Problem:
@@ -142,8 +156,12 @@ def _describe_rpc_error(exc: grpc.RpcError) -> Problem:
     return _fixed(reason, metadata) if reason in _PASSED_ON else _fixed("INTERNAL")
 
 
-def _is_driver_error(exc: BaseException) -> bool:
-    return any(f"{kind.__module__}.{kind.__qualname__}" in _DRIVER_ERRORS for kind in type(exc).__mro__)
+def is_outage(exc: BaseException) -> bool:
+    """Whether a driver says that its server is away or refuses for now."""
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(exc).__mro__}
+    if "redis.exceptions.ResponseError" in names and str(exc).partition(" ")[0] in _OUTAGE_WORDS:
+        return True
+    return not names.isdisjoint(_OUTAGES)
 
 
 def status_of(problem: Problem) -> status_pb2.Status:

@@ -9,9 +9,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.common.mysql import Database, DatabaseUnavailable, LockedSession, MigrationRefused
+from services.common.mysql import Database, DatabaseUnavailable, LockedSession
 
 LOCK_SECONDS = 60
+STATEMENT_SECONDS = 3600.0
+"""Changing a large table takes as long as it takes; only a server that died meanwhile ends the wait."""
 _NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
 _TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -21,6 +23,10 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
   apply_time TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4
 """
+
+
+class MigrationRefused(Exception):
+    """The migrations on disk do not continue those that were applied."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def _missing(wanted: list[_Migration], applied: dict[int, str]) -> list[_Migrati
 
 
 async def _apply(session: LockedSession, migration: _Migration) -> None:
-    async with session.transaction() as tx:
+    async with session.transaction(STATEMENT_SECONDS) as tx:
         await tx.execute_script(migration.sql)
         await tx.execute(
             "INSERT INTO schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",

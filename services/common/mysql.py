@@ -11,18 +11,28 @@ writing is read with `SELECT … FOR UPDATE`, in sorted order.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from weakref import WeakSet
 
 import aiomysql
-import pymysql
 from aiomysql.cursors import RE_INSERT_VALUES
 
 from services.common import metrics
+from services.common.mysql_errors import DatabaseUnavailable, DuplicateKey, TransactionConflict, mapped
+from services.common.urls import check_mysql_url
+
+__all__ = [
+    "Database",
+    "DatabaseUnavailable",
+    "DuplicateKey",
+    "LockedSession",
+    "Transaction",
+    "TransactionConflict",
+    "open_database",
+]
 
 T = TypeVar("T")
 Arguments = Sequence[Any] | Mapping[str, Any]
@@ -32,6 +42,8 @@ POOL_SIZE = 10
 """Per process: more would contend inside the server for the same hot rows."""
 ACQUIRE_SECONDS = 5.0
 CONNECT_SECONDS = 3.0
+STATEMENT_SECONDS = 15.0
+"""A server that says nothing for so long is away. Longer than any wait for a lock, which the server ends itself."""
 MAX_ATTEMPTS = 5
 
 _SQL_MODE = "'STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
@@ -40,46 +52,7 @@ _SESSION = (
     # The servers' default of 50 s would let a request hang on a lock for longer than anyone waits for it.
     "SET SESSION innodb_lock_wait_timeout = 5, time_zone = '+00:00'",
 )
-_CONFLICTS = {1205, 1213}  # lock wait time-out, deadlock
-_DUPLICATE = 1062
 _log = logging.getLogger(__name__)
-
-
-class DatabaseUnavailable(Exception):
-    """The database did not answer, or refused for now. If it happened at commit, the outcome is unknown."""
-
-    reason = "UNAVAILABLE"
-
-
-class TransactionConflict(Exception):
-    """Another transaction was in the way (deadlock or lock time-out); this one was rolled back and can be repeated."""
-
-    reason = "UNAVAILABLE"
-
-
-class DuplicateKey(Exception):
-    """A row with this unique key exists already."""
-
-
-class MigrationRefused(Exception):
-    """The migrations on disk do not continue those that were applied."""
-
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """Driver errors in the words of this module; mistakes in SQL stay what they are."""
-    try:
-        yield
-    except pymysql.err.IntegrityError as error:
-        if error.args[0] == _DUPLICATE:
-            raise DuplicateKey(error.args[1]) from error
-        raise
-    except pymysql.err.OperationalError as error:
-        if error.args[0] in _CONFLICTS:
-            raise TransactionConflict("another transaction was in the way") from error
-        raise DatabaseUnavailable("the database does not answer") from error
-    except (pymysql.err.InterfaceError, OSError, EOFError) as error:  # TimeoutError is an OSError
-        raise DatabaseUnavailable("the database does not answer") from error
 
 
 class _Cursor(aiomysql.Cursor):  # type: ignore[misc]  # the driver has no types
@@ -96,8 +69,9 @@ class _Cursor(aiomysql.Cursor):  # type: ignore[misc]  # the driver has no types
 class Transaction:
     """What can be done on one connection between begin and commit. Placeholders are `%s`."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, statement_seconds: float) -> None:
         self._connection = connection
+        self._statement_seconds = statement_seconds
         self._last_id = 0
 
     @property
@@ -113,18 +87,16 @@ class Transaction:
             TransactionConflict: deadlock or lock time-out; leave the transaction and repeat it.
             DatabaseUnavailable: the server does not answer.
         """
-        with _mapped():
-            async with self._connection.cursor() as cursor:
-                count: int = await cursor.execute(sql, args)
-                self._last_id = cursor.lastrowid or self._last_id
-                return count
+        async with self._cursor() as cursor:
+            count: int = await cursor.execute(sql, args)
+            self._last_id = cursor.lastrowid or self._last_id
+            return count
 
     async def fetch_all(self, sql: str, args: Arguments | None = None) -> list[Row]:
         """Runs a SELECT; answers its rows. Raises as `execute`."""
-        with _mapped():
-            async with self._connection.cursor() as cursor:
-                await cursor.execute(sql, args)
-                return list(await cursor.fetchall())
+        async with self._cursor() as cursor:
+            await cursor.execute(sql, args)
+            return list(await cursor.fetchall())
 
     async def fetch_one(self, sql: str, args: Arguments | None = None) -> Row | None:
         """The first row of a SELECT, or None. Raises as `execute`."""
@@ -141,19 +113,22 @@ class Transaction:
             return 0
         if not RE_INSERT_VALUES.match(sql):
             raise ValueError("not an INSERT … VALUES (%s, …) that can take many rows at once")
-        with _mapped():
-            async with self._connection.cursor() as cursor:
-                count: int = await cursor.executemany(sql, rows) or 0
-                self._last_id = cursor.lastrowid or self._last_id
-                return count
+        async with self._cursor() as cursor:
+            count: int = await cursor.executemany(sql, rows) or 0
+            self._last_id = cursor.lastrowid or self._last_id
+            return count
 
     async def execute_script(self, sql: str) -> None:
         """Runs statements separated by semicolons. For trusted text, such as a migration; it takes no arguments."""
-        with _mapped():
-            async with self._connection.cursor() as cursor:
-                await cursor.execute(sql)
-                while await cursor.nextset():
-                    pass
+        async with self._cursor() as cursor:
+            await cursor.execute(sql)
+            while await cursor.nextset():
+                pass
+
+    @asynccontextmanager
+    async def _cursor(self) -> AsyncIterator[Any]:
+        async with _in_time(self._connection, self._statement_seconds), self._connection.cursor() as cursor:
+            yield cursor
 
 
 class LockedSession:
@@ -163,18 +138,30 @@ class LockedSession:
         self._connection = connection
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        """As `Database.transaction`, on the connection that holds the lock."""
-        async with _transaction(self._connection) as tx:
+    async def transaction(self, statement_seconds: float | None = None) -> AsyncIterator[Transaction]:
+        """As `Database.transaction`, on the connection that holds the lock, with the patience that its work needs."""
+        async with _transaction(self._connection, statement_seconds or STATEMENT_SECONDS) as tx:
             yield tx
 
 
 @asynccontextmanager
-async def _transaction(connection: Any) -> AsyncIterator[Transaction]:
+async def _in_time(connection: Any, seconds: float) -> AsyncIterator[None]:
+    """Gives up a connection on which no answer came; it may still come, and would be taken for that of the next one."""
+    with mapped():
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            connection.close()
+            raise
+
+
+@asynccontextmanager
+async def _transaction(connection: Any, statement_seconds: float) -> AsyncIterator[Transaction]:
     # Autocommit is off, so that the first statement begins the transaction: one round trip less than BEGIN.
     try:
-        yield Transaction(connection)
-        with _mapped():
+        yield Transaction(connection, statement_seconds)
+        async with _in_time(connection, statement_seconds):
             await connection.commit()
     except BaseException:
         await _roll_back(connection)
@@ -183,7 +170,8 @@ async def _transaction(connection: Any) -> AsyncIterator[Transaction]:
 
 async def _roll_back(connection: Any) -> None:
     try:
-        await connection.rollback()
+        async with _in_time(connection, STATEMENT_SECONDS):
+            await connection.rollback()
     except Exception:  # noqa: BLE001 - whatever went wrong, closing the connection rolls back as well
         connection.close()
 
@@ -211,13 +199,13 @@ class Database:
         """
         connection = await self._acquire()
         try:
-            async with _transaction(connection) as tx:
+            async with _transaction(connection, STATEMENT_SECONDS) as tx:
                 yield tx
         finally:
             self._pool.release(connection)
 
     async def _acquire(self) -> Any:
-        with _mapped():
+        with mapped():
             async with asyncio.timeout(ACQUIRE_SECONDS):
                 connection = await self._pool.acquire()
             try:
@@ -251,27 +239,17 @@ class Database:
 
         The server gives the lock back when the connection ends, however it ends.
         """
-        with _mapped():
+        with mapped():
             async with asyncio.timeout(CONNECT_SECONDS):
                 connection = await aiomysql.connect(**self._options)
         try:
             await _prepare(connection)
             session = LockedSession(connection)
-            async with session.transaction() as tx:
+            async with session.transaction(wait_seconds + STATEMENT_SECONDS) as tx:
                 got = await tx.fetch_one("SELECT GET_LOCK(%s, %s)", (f"{self.name}:{name}", wait_seconds))
             yield session if got == (1,) else None
         finally:
             connection.close()
-
-    async def migrate(self, folder: Path) -> None:
-        """Applies the `NNNN_name.sql` files of the folder that were not applied yet; see `migrations.py`.
-
-        Raises:
-            MigrationRefused: an applied file has changed, or a new one comes before an applied one.
-        """
-        from services.common.migrations import migrate
-
-        await migrate(self, folder)
 
     async def ping(self) -> None:
         """Returns if the database answers, else raises DatabaseUnavailable."""
@@ -280,15 +258,13 @@ class Database:
 
 
 async def _prepare(connection: Any) -> None:
-    with _mapped():
+    async with _in_time(connection, STATEMENT_SECONDS):
         for statement in _SESSION:
             await connection.query(statement)
 
 
 def _options(url: str) -> dict[str, Any]:
-    parts = urlsplit(url)
-    if parts.scheme != "mysql" or not parts.hostname or not parts.path.strip("/"):
-        raise ValueError("a database URL looks like mysql://user:password@host:port/database")
+    parts = urlsplit(check_mysql_url(url))
     return {
         "host": parts.hostname,
         "port": parts.port or 3306,

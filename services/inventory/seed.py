@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from services.common.migrations import migrate
 from services.common.mysql import open_database
 from services.inventory import seatmap
 from services.inventory.catalog import Catalog
@@ -38,7 +39,7 @@ async def seed(settings: SeedSettings, arguments: argparse.Namespace) -> int:
     """Adds the event that the arguments describe; answers its id."""
     document = seatmap.generated_document(arguments.seats) if arguments.seats else seatmap.hall_document(arguments.hall)
     async with open_database(settings.mysql_url) as db:
-        await db.migrate(MIGRATIONS)
+        await migrate(db, MIGRATIONS)
         return await Catalog(db).add(_event(arguments, seatmap.parse(document)), document)
 
 

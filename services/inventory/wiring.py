@@ -16,6 +16,7 @@ from services.common.eventlog import EventLog, EventLogWriter, consume, open_eve
 from services.common.grpc_channel import connect
 from services.common.keyring import KeyRing
 from services.common.lifecycle import Lifecycle
+from services.common.migrations import migrate
 from services.common.mysql import Database, open_database
 from services.common.outbox import Relay
 from services.common.redis import open_redis
@@ -109,7 +110,7 @@ async def _open(lifecycle: Lifecycle, settings: InventorySettings) -> _Parts:
     redis = await lifecycle.enter(open_redis(settings.redis_url))
     db = await lifecycle.enter(open_database(settings.mysql_url))
     log = await lifecycle.enter(open_event_log(settings.eventlog_url))
-    await db.migrate(MIGRATIONS)
+    await migrate(db, MIGRATIONS)
     await log.create_topics(topics.TOPICS)
     writer = await lifecycle.enter(log.writer())
     catalog, ledger = Catalog(db), Ledger(db)

@@ -14,6 +14,7 @@ from services.auth.keys import SigningKeys
 from services.auth.passwords import Passwords
 from services.auth.store import MIGRATIONS, Accounts, Sessions
 from services.common.clock import SystemClock
+from services.common.migrations import migrate
 from services.common.mysql import Database, open_database
 from services.common.redis import open_redis
 from tests.auth.credentials import cheap_hasher
@@ -47,7 +48,7 @@ def email() -> str:
 @pytest.fixture
 async def database(mysql_url: str) -> AsyncIterator[Database]:
     async with open_database(mysql_url) as opened:
-        await opened.migrate(MIGRATIONS)
+        await migrate(opened, MIGRATIONS)
         yield opened
 
 

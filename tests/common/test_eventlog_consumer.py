@@ -121,7 +121,6 @@ OUTAGES = [
     TransactionConflict(),
     redis.exceptions.ConnectionError(),
     redis.exceptions.BusyLoadingError(),
-    pymysql.err.OperationalError(2013, "lost"),
     TimeoutError(),
     ConnectionResetError(),
 ]
@@ -168,7 +167,13 @@ def test_what_is_away_and_what_is_poison_are_told_apart() -> None:
     for error in (Poison(), ValueError(), UnicodeDecodeError("utf-8", b"", 0, 1, ""), DecodeError()):
         assert is_poison(error), error
         assert not is_outage(error), error
-    for error in (denied, RuntimeError(), KeyError(), redis.exceptions.ResponseError(), pymysql.err.ProgrammingError()):
+    mistakes = (
+        redis.exceptions.ResponseError(),
+        pymysql.err.ProgrammingError(),
+        pymysql.err.OperationalError(1054, "unknown column"),
+        FileNotFoundError(),
+    )
+    for error in (denied, RuntimeError(), KeyError(), *mistakes):
         assert not is_outage(error), error
         assert not is_poison(error), error
 

@@ -3,19 +3,23 @@
 import asyncio
 import subprocess
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pymysql
 import pytest
 
-from services.common import mysql
+from services.common import errors, mysql
+from services.common.eventlog.consumer import is_outage
+from services.common.migrations import MigrationRefused, migrate
 from services.common.mysql import (
     Database,
     DatabaseUnavailable,
     DuplicateKey,
-    MigrationRefused,
+    LockedSession,
     Transaction,
     TransactionConflict,
     open_database,
@@ -69,13 +73,16 @@ async def test_a_transaction_commits_or_leaves_nothing(database: Database) -> No
 
 
 async def test_a_cancelled_transaction_leaves_nothing(database: Database) -> None:
+    sleeping = asyncio.Event()
+
     async def hang() -> None:
         async with database.transaction() as tx:
             await tx.execute("UPDATE seats SET owner = 'lee'")
+            asyncio.get_running_loop().call_soon(sleeping.set)  # when the next statement has been sent
             await tx.fetch_one("SELECT SLEEP(1)")
 
     task = asyncio.create_task(hang())
-    await asyncio.sleep(0.3)
+    await sleeping.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     async with asyncio.timeout(5), database.transaction() as tx:
@@ -186,6 +193,22 @@ async def test_a_repeated_key_is_told_and_a_mistake_stays_a_mistake(database: Da
             await tx.execute("INSERT INTO seats VALUES (9, REPEAT('x', 21))")
 
 
+@pytest.mark.parametrize("mistake", ["SELECT nosuch FROM seats", "SELECT nosuch(1)", "INSERT INTO seats VALUES (1)"])
+async def test_a_mistake_that_the_driver_calls_operational_is_no_outage(database: Database, mistake: str) -> None:
+    with pytest.raises(pymysql.err.MySQLError) as told:
+        async with database.transaction() as tx:
+            await tx.execute(mistake)
+    assert not is_outage(told.value)
+    assert errors.describe(told.value).reason == "INTERNAL"
+
+
+async def test_a_server_that_takes_no_writes_for_now_is_an_outage(database: Database) -> None:
+    async with database.transaction() as tx:
+        with pytest.raises(DatabaseUnavailable):
+            # As a server does that is read-only, or a replica: there is one server, and other tests write to it.
+            await tx.execute("SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1290, MESSAGE_TEXT = 'read-only'")
+
+
 async def test_warnings_of_the_server_go_to_the_log(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     async with database.transaction() as tx:
         await tx.execute(TABLE.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"))
@@ -224,10 +247,87 @@ async def test_nobody_listening_is_told() -> None:
     assert "secret" not in str(told.value)
 
 
-@pytest.mark.parametrize("wrong", ["postgres://a:b@c/d", "mysql://a:b@c", "mysql:///d"])
-def test_a_wrong_url_is_refused(wrong: str) -> None:
-    with pytest.raises(ValueError, match="database URL"):
+@pytest.mark.parametrize(
+    "wrong",
+    ["postgres://a:b@c/d", "mysql://a:b@c", "mysql:///d", "mysql://a:hun/ter2@c:3306/d", "mysql://a:b@c:99999/d"],
+)
+def test_a_wrong_url_is_refused_without_being_told(wrong: str) -> None:
+    with pytest.raises(ValueError, match="database URL") as told:
         open_database(wrong)
+    assert "hun" not in "".join(traceback.format_exception(told.value, limit=0))
+
+
+# --- a server that falls silent --------------------------------------------------------------------------------------
+
+
+class SilentProxy:
+    """Stands before the server and carries everything to and fro, until it is told to fall silent."""
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self.silent = asyncio.Event()
+        self._pumps: list[asyncio.Task[None]] = []
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        user, _, _ = self._target.netloc.rpartition("@")
+        port = server.sockets[0].getsockname()[1]
+        yield self._target._replace(netloc=f"{user}@127.0.0.1:{port}").geturl()
+        server.close()
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        near, far = await asyncio.open_connection(self._target.hostname, self._target.port)
+        self._pumps += [asyncio.create_task(self._carry(*ends)) for ends in ((reader, far), (near, writer))]
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            while data := await reader.read(65536):
+                if self.silent.is_set():
+                    await asyncio.Event().wait()
+                writer.write(data)
+
+
+async def _fall_silent_and_then(proxy: SilentProxy, database: Database | LockedSession, statement: str | None) -> None:
+    async with database.transaction() as tx:
+        await tx.fetch_one("SELECT 1")
+        proxy.silent.set()
+        if statement is None:
+            raise ZeroDivisionError
+        if statement != "COMMIT":
+            await tx.fetch_one(statement)
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [("SELECT 2", DatabaseUnavailable), ("COMMIT", DatabaseUnavailable), (None, ZeroDivisionError)],
+)
+@pytest.mark.parametrize("locked", [True, False])
+async def test_a_silent_server_is_told_in_time_and_its_connection_given_up(
+    url: str, monkeypatch: pytest.MonkeyPatch, statement: str | None, told: type[Exception], locked: bool
+) -> None:
+    monkeypatch.setattr(mysql, "STATEMENT_SECONDS", 0.3)
+    proxy = SilentProxy(url)
+    async with asyncio.timeout(5), proxy.listening() as through, open_database(through) as database:
+        async with database.locked("job", 0) as session:
+            assert session is not None
+            with pytest.raises(told):
+                await _fall_silent_and_then(proxy, session if locked else database, statement)
+        proxy.silent.clear()
+        await database.ping()
+
+
+async def test_waiting_for_a_lock_and_migrating_may_take_longer(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mysql, "STATEMENT_SECONDS", 0.3)
+    (tmp_path / "0001_slow.sql").write_text("SELECT SLEEP(0.6);")
+    async with open_database(url) as database, database.locked("job", 0), database.locked("job", 1) as second:
+        assert second is None
+        await migrate(database, tmp_path)
 
 
 # --- advisory locks --------------------------------------------------------------------------------------------------
@@ -275,10 +375,10 @@ async def _applied(database: Database) -> list[str]:
 
 async def test_migrations_are_applied_once_and_in_order(url: str, folder: Path) -> None:
     async with open_database(url) as database:
-        await database.migrate(folder)
+        await migrate(database, folder)
         (folder / "0010_later.sql").write_text("INSERT INTO a VALUES (2);")
-        await database.migrate(folder)
-        await database.migrate(folder)
+        await migrate(database, folder)
+        await migrate(database, folder)
         assert await _applied(database) == ["0001_first.sql", "0002_percent.sql", "0010_later.sql"]
         async with database.transaction() as tx:
             assert await tx.fetch_all("SELECT id FROM a ORDER BY id") == [(1,), (2,)]
@@ -294,43 +394,44 @@ async def test_migrations_are_applied_once_and_in_order(url: str, folder: Path) 
 )
 async def test_a_changed_or_misnamed_migration_is_refused(url: str, folder: Path, name: str, sql: str) -> None:
     async with open_database(url) as database:
-        await database.migrate(folder)
+        await migrate(database, folder)
         (folder / name).write_text(sql)
         with pytest.raises(MigrationRefused):
-            await database.migrate(folder)
+            await migrate(database, folder)
 
 
 async def test_a_migration_before_an_applied_one_is_refused(url: str, folder: Path) -> None:
     (folder / "0001_first.sql").rename(folder / "0003_first.sql")
     async with open_database(url) as database:
-        await database.migrate(folder)
+        await migrate(database, folder)
         (folder / "0001_first.sql").write_text("SELECT 1;")
         with pytest.raises(MigrationRefused):
-            await database.migrate(folder)
+            await migrate(database, folder)
 
 
 async def test_an_older_release_starts_on_a_newer_schema(url: str, folder: Path) -> None:
     async with open_database(url) as database:
-        await database.migrate(folder)
+        await migrate(database, folder)
         (folder / "0002_percent.sql").unlink()
-        await database.migrate(folder)
+        await migrate(database, folder)
 
 
 async def test_a_failed_migration_is_not_recorded(url: str, folder: Path) -> None:
     (folder / "0003_wrong.sql").write_text("INSERT INTO a VALUES (3); SELEKT 1;")
     async with open_database(url) as database:
         with pytest.raises(pymysql.err.ProgrammingError):
-            await database.migrate(folder)
+            await migrate(database, folder)
         assert await _applied(database) == ["0001_first.sql", "0002_percent.sql"]
 
 
 PROGRAM = """
 import asyncio, pathlib, sys
+from services.common.migrations import migrate
 from services.common.mysql import open_database
 
 async def main():
     async with open_database(sys.argv[1]) as database:
-        await database.migrate(pathlib.Path(sys.argv[2]))
+        await migrate(database, pathlib.Path(sys.argv[2]))
 
 asyncio.run(main())
 """

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from services.common.migrations import migrate
 from services.common.mysql import Database, open_database
 from services.common.redis import open_redis
 from tests.inventory.sale import EVENT, Sale
@@ -23,7 +24,7 @@ def inventory_url(mysql_url_factory: Callable[[str], str]) -> str:
 async def inventory_db(inventory_url: str) -> AsyncIterator[Database]:
     """A migrated database, empty."""
     async with open_database(inventory_url, pool_size=60) as db:
-        await db.migrate(MIGRATIONS)
+        await migrate(db, MIGRATIONS)
         yield db
 
 

@@ -23,6 +23,7 @@ from services.common.errors import from_rpc_error, from_status
 from services.common.grpc_channel import connect
 from services.common.keyring import KeyRing
 from services.common.lifecycle import Lifecycle, running
+from services.common.migrations import migrate
 from services.common.mysql import open_database
 from services.inventory import seatmap
 from services.inventory.catalog import Catalog
@@ -114,7 +115,7 @@ async def reason_of(call: Awaitable[Any]) -> str:
 async def client(mysql_url_factory: Callable[[str], str], redis_url: str) -> AsyncIterator[Client]:
     mysql_url = mysql_url_factory("inventory_api")
     async with open_database(mysql_url) as db:
-        await db.migrate(MIGRATIONS)
+        await migrate(db, MIGRATIONS)
         event_id = await Catalog(db).add(event(), seatmap.hall_document("club"))
     async with auth_with_our_key() as auth_target:
         settings = InventorySettings(

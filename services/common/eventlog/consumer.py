@@ -11,11 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
 import grpc
-import pymysql
-import redis.exceptions
 from google.protobuf.message import DecodeError
 
-from services.common import metrics
+from services.common import errors, metrics
 from services.common.eventlog.backoff import Backoff
 from services.common.eventlog.port import (
     EventLog,
@@ -34,16 +32,6 @@ ATTEMPTS = 5
 LAG_INTERVAL = timedelta(seconds=5)
 
 _DEAD_PREFIX = "dead-"
-_AWAY = (
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ClusterDownError,
-    pymysql.err.OperationalError,
-    pymysql.err.InterfaceError,
-    OSError,
-)
 _AWAY_CODES = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _log = logging.getLogger(__name__)
 
@@ -163,7 +151,8 @@ def is_outage(error: BaseException) -> bool:
         return True
     if isinstance(error, grpc.aio.AioRpcError):
         return error.code() in _AWAY_CODES
-    return isinstance(error, _AWAY)
+    # Not any OSError: a file that is missing does not come back.
+    return isinstance(error, ConnectionError | TimeoutError) or errors.is_outage(error)
 
 
 def is_poison(error: BaseException) -> bool:
