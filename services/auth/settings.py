@@ -5,14 +5,14 @@ from typing import Annotated
 
 from pydantic import Field, FilePath
 
-from services.common.settings import CommonSettings
+from services.common.settings import CommonSettings, MysqlUrl, RedisUrl
 
 
 class AccountSettings(CommonSettings):
     """What making an account needs; the create-user command reads no more."""
 
     # mysql://user:password@host:port/database, a database of auth's own.
-    mysql_url: str
+    mysql_url: MysqlUrl
     # argon2id, one of the equivalent minimums of the OWASP Password Storage Cheat Sheet: 19 MiB, 2 passes, 1 lane.
     # One hash takes 20 to 40 ms of a core here. A change takes effect for each account at its next login.
     argon2_memory_kib: Annotated[int, Field(ge=8)] = 19 * 1024
@@ -28,7 +28,7 @@ class AuthSettings(AccountSettings):
     """What the service needs."""
 
     # redis://host:port/db of the sessions.
-    redis_url: str
+    redis_url: RedisUrl
     # PEM file with RSA private keys: the first signs access tokens, all are published.
     signing_key_file: FilePath
     # Of an access token, as the contract says: the time for which a logout or a lost role stays unnoticed.

@@ -15,6 +15,7 @@ from typing import ClassVar, Final, Self
 # As many bytes as the hash has: a shorter key would be the weakest part.
 _SHORTEST_KEY: Final = 32
 _LONGEST_KEY_ID: Final = 16
+_SPELLING: Final = "keys must be kid:base64, separated by commas"
 
 
 class ForgedToken(ValueError):
@@ -36,11 +37,12 @@ class KeyRing:
         """Raises ValueError when there is no key, or one that is too short or has an unusable name."""
         if not keys:
             raise ValueError("a key ring needs at least one key")
-        for name, key in keys.items():
+        # Keys are told by number: where a colon is missing, the "name" is the secret.
+        for number, (name, key) in enumerate(keys.items(), 1):
             if not (name.isascii() and name.isalnum() and len(name) <= _LONGEST_KEY_ID):
-                raise ValueError(f"a key id is 1 to {_LONGEST_KEY_ID} ASCII letters and digits")
+                raise ValueError(f"the id of key {number} is not 1 to {_LONGEST_KEY_ID} ASCII letters and digits")
             if len(key) < _SHORTEST_KEY:
-                raise ValueError(f"key {name} is shorter than {_SHORTEST_KEY} bytes")
+                raise ValueError(f"key {number} is shorter than {_SHORTEST_KEY} bytes")
         self._keys = dict(keys)
         self._signer = next(iter(self._keys))
 
@@ -48,12 +50,14 @@ class KeyRing:
     def parse(cls, text: str) -> Self:
         """Reads "kid1:base64,kid2:base64". Raises ValueError that does not tell the keys."""
         pairs = [entry.strip().partition(":") for entry in text.split(",") if entry.strip()]
+        if not all(colon for _, colon, _ in pairs):
+            raise ValueError(_SPELLING)
         if len({name for name, _, _ in pairs}) != len(pairs):
             raise ValueError("two keys have the same id")
         try:
             return cls({name: base64.b64decode(key, validate=True) for name, _, key in pairs})
         except binascii.Error:
-            raise ValueError("keys must be kid:base64, separated by commas") from None
+            raise ValueError(_SPELLING) from None
 
     def sign(self, payload: bytes) -> str:
         """`payload` as a token of URL-safe characters: "kid.payload.mac"."""

@@ -85,6 +85,8 @@ def _harmless(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _shown(value: object) -> object:
     if isinstance(value, Mapping):
         return _harmless({str(name): inner for name, inner in value.items()})
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_shown(inner) for inner in value]
     return f"<{type(value).__name__}>" if isinstance(value, Message | bytes) else value
 
 

@@ -11,6 +11,8 @@ from redis.asyncio.connection import BlockingConnectionPool, Connection, SSLConn
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 
+from services.common.urls import check_redis_url
+
 MAX_CONNECTIONS = 64
 """Per process. Commands travel in pipelines, so that more would only queue up inside the server."""
 POOL_WAIT_SECONDS = 2.0
@@ -64,7 +66,7 @@ class _TlsConnection(_Repaired, SSLConnection):
 
 
 def _pool(url: str) -> BlockingConnectionPool:
-    options: dict[str, Any] = dict(parse_url(url))
+    options: dict[str, Any] = dict(parse_url(check_redis_url(url)))
     tls = options.pop("connection_class", None) is SSLConnection
     return BlockingConnectionPool(
         max_connections=MAX_CONNECTIONS,

@@ -9,6 +9,8 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common import urls
+
 _MAX_PORT = 65535
 
 
@@ -27,6 +29,10 @@ def _check_address(address: str) -> str:
 
 # "host:port"; port 0 lets the system choose.
 Address = Annotated[str, AfterValidator(_check_address)]
+# URLs of servers. They may hold passwords, and are never shown.
+RedisUrl = Annotated[str, Field(repr=False), AfterValidator(urls.check_redis_url)]
+MysqlUrl = Annotated[str, Field(repr=False), AfterValidator(urls.check_mysql_url)]
+EventLogUrl = Annotated[str, Field(repr=False), AfterValidator(urls.check_event_log_url)]
 
 
 class CommonSettings(BaseSettings):

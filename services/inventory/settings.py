@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 
 from services.common.keyring import KeyRing
-from services.common.settings import Address, CommonSettings
+from services.common.settings import Address, CommonSettings, EventLogUrl, MysqlUrl, RedisUrl
 
 
 def _check_keys(keys: SecretStr) -> SecretStr:
@@ -18,21 +18,21 @@ class SeedSettings(CommonSettings):
     """What the seed command needs; it reads no more."""
 
     # mysql://user:password@host:port/database, a database of inventory's own.
-    mysql_url: str
+    mysql_url: MysqlUrl
 
 
 class AuditSettings(SeedSettings):
     """What the audit command needs."""
 
     # redis://host:port/db of the seats.
-    redis_url: str
+    redis_url: RedisUrl
 
 
 class InventorySettings(AuditSettings):
     """What both roles need."""
 
     # kafka://… or redis://…
-    eventlog_url: str
+    eventlog_url: EventLogUrl
     # host:port of auth: the keys that access tokens are verified with.
     auth_target: Address
     # "kid1:base64,kid2:base64"; shared with queue alone, which signs with them.

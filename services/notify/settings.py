@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from services.common.settings import Address, CommonSettings
+from services.common.settings import Address, CommonSettings, EventLogUrl, RedisUrl
 from services.notify.channels.sns import is_stand_in
 from services.notify.domain import Platform
 
@@ -14,9 +14,9 @@ class NotifySettings(CommonSettings):
     """What the service needs."""
 
     # redis://host:port/db of devices and waiting deliveries.
-    redis_url: str
+    redis_url: RedisUrl
     # kafka://host:port[,host:port] or redis://host:port/db.
-    eventlog_url: str
+    eventlog_url: EventLogUrl
     # host:port of auth, for the keys of access tokens.
     auth_target: Address
     # Where people reach Boxoffice: links in messages begin with it.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from services.common.settings import Address, CommonSettings
+from services.common.settings import Address, CommonSettings, EventLogUrl, RedisUrl
 from services.common.tokens import KeyRing
 from services.queue.domain import Mode, Policy
 
@@ -23,9 +23,9 @@ class QueueSettings(CommonSettings):
     """What the service needs, and how lines are run unless an operator says otherwise."""
 
     # redis://host:port/db of the lines.
-    redis_url: str
+    redis_url: RedisUrl
     # kafka://… or redis://…
-    eventlog_url: str
+    eventlog_url: EventLogUrl
     # host:port of inventory: which events there are, and when they are sold.
     inventory_target: Address
     # host:port of auth: the keys that access tokens are verified with.

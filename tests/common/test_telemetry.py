@@ -215,6 +215,7 @@ def test_secrets_and_bodies_are_not_logged() -> None:
         "request": body,
         "raw": b"hunter2",
         "headers": {"Authorization": "Bearer hunter2", "Set-Cookie": "hunter2", "accept": "*/*"},
+        "items": [{"password": "hunter2"}, (body, [b"hunter2"])],
     }
     line = _line("x", fields=fields)
     assert "hunter2" not in str(line)

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from services.common.eventlog.port import EventLog
+from services.common.urls import check_event_log_url
 
 
 @asynccontextmanager
@@ -13,16 +14,13 @@ async def open_event_log(url: str) -> AsyncIterator[EventLog]:
 
     Connects when first used. An adapter is imported only when it is chosen.
     """
-    scheme = urlsplit(url).scheme
-    if scheme == "kafka":
+    if urlsplit(check_event_log_url(url)).scheme == "kafka":
         from services.common.eventlog.kafka import open_kafka
 
         async with open_kafka(url) as log:
             yield log
-    elif scheme in {"redis", "rediss"}:
+    else:
         from services.common.eventlog.redis_streams import open_redis_streams
 
         async with open_redis_streams(url) as log:
             yield log
-    else:
-        raise ValueError(f"an event log URL starts with kafka:// or redis://, not {scheme!r}")
