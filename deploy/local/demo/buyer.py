@@ -1,6 +1,7 @@
 """One buyer's way from sign-up to ticket, over HTTP, told step by step."""
 
 import asyncio
+import itertools
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from deploy.local.demo.tally import Tally
 
 FINAL = {"CONFIRMED", "REJECTED", "EXPIRED", "CANCELLED", "REFUNDED"}
 SALE_OVER = {"SOLD_OUT", "CLOSED"}
+# Seconds until somebody without seats looks again: people do not tap twice a second until a seat comes back.
+FIRST_PAUSES = (0.5, 1.0)
+LAST_PAUSE = 2.0
 NO_SEATS_NOW = {"SEATS_TAKEN", "NO_ADJACENT_SEATS", "SOLD_OUT"}
 
 
@@ -131,6 +135,7 @@ class Buyer:
     async def _shop(self) -> None:
         """Reserves and pays; asks for fewer tickets when no block is left, and again while seats may come back."""
         quantity = self.persona.quantity
+        pauses = itertools.chain(FIRST_PAUSES, itertools.repeat(LAST_PAUSE))
         while True:
             booking = await self._reserve(quantity)
             if booking is None:
@@ -138,7 +143,7 @@ class Buyer:
                     self.tally.counts["went_empty"] += 1
                     return
                 quantity = max(1, quantity - 1)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(next(pauses))
                 continue
             state = await self._decided(booking["booking_id"])
             if state == "RESERVED":
