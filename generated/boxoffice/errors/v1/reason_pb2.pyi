@@ -39,13 +39,19 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_BODY_TOO_LARGE: _Reason.ValueType  # 3
     """The body is larger than the edge accepts."""
     REASON_UNSUPPORTED_MEDIA_TYPE: _Reason.ValueType  # 4
-    """The body has a content type other than application/json."""
+    """The body has a content type other than application/json, or is compressed."""
     REASON_ROUTE_NOT_FOUND: _Reason.ValueType  # 5
     """No such path."""
     REASON_METHOD_NOT_ALLOWED: _Reason.ValueType  # 6
     """The path exists, the method does not."""
     REASON_RATE_LIMITED: _Reason.ValueType  # 7
     """Too many calls of one class; metadata "retry_after_ms" says when to try again."""
+    REASON_MALFORMED_REQUEST: _Reason.ValueType  # 8
+    """The request, or its body, breaks the rules of HTTP: a bad request line, no Host, a broken chunk, a body that ends early."""
+    REASON_HEADERS_TOO_LARGE: _Reason.ValueType  # 9
+    """The address or a header is longer than the edge accepts."""
+    REASON_BODY_TIMEOUT: _Reason.ValueType  # 10
+    """The body did not arrive in time."""
     REASON_UNAUTHENTICATED: _Reason.ValueType  # 20
     """No access token, or one that is forged, malformed or expired."""
     REASON_TOKEN_EXPIRED: _Reason.ValueType  # 21
@@ -119,13 +125,19 @@ REASON_MALFORMED_JSON: Reason.ValueType  # 2
 REASON_BODY_TOO_LARGE: Reason.ValueType  # 3
 """The body is larger than the edge accepts."""
 REASON_UNSUPPORTED_MEDIA_TYPE: Reason.ValueType  # 4
-"""The body has a content type other than application/json."""
+"""The body has a content type other than application/json, or is compressed."""
 REASON_ROUTE_NOT_FOUND: Reason.ValueType  # 5
 """No such path."""
 REASON_METHOD_NOT_ALLOWED: Reason.ValueType  # 6
 """The path exists, the method does not."""
 REASON_RATE_LIMITED: Reason.ValueType  # 7
 """Too many calls of one class; metadata "retry_after_ms" says when to try again."""
+REASON_MALFORMED_REQUEST: Reason.ValueType  # 8
+"""The request, or its body, breaks the rules of HTTP: a bad request line, no Host, a broken chunk, a body that ends early."""
+REASON_HEADERS_TOO_LARGE: Reason.ValueType  # 9
+"""The address or a header is longer than the edge accepts."""
+REASON_BODY_TIMEOUT: Reason.ValueType  # 10
+"""The body did not arrive in time."""
 REASON_UNAUTHENTICATED: Reason.ValueType  # 20
 """No access token, or one that is forged, malformed or expired."""
 REASON_TOKEN_EXPIRED: Reason.ValueType  # 21
