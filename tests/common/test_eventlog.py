@@ -163,6 +163,20 @@ async def test_creating_topics_again_changes_nothing(log: EventLog, narrow: str)
         assert _numbers(await _read(reader, 2)) == [0, 1]
 
 
+async def test_a_read_gives_no_more_than_was_asked_for(log: EventLog, topic: str) -> None:
+    async with log.writer() as writer:
+        await writer.append_many(topic, [(f"key-{number}", str(number).encode(), {}) for number in range(60)])
+    seen: list[int] = []
+    async with log.reader(topic, [topic]) as reader, asyncio.timeout(SOON.total_seconds()):
+        while len(seen) < 60:
+            records = await reader.read(3, SECOND)
+            assert len(records) <= 3
+            seen += _numbers(records)
+        await reader.commit()
+        assert await log.lag(topic, topic) == 0
+    assert sorted(seen) == list(range(60))
+
+
 async def test_a_cancelled_read_loses_nothing(log: EventLog, narrow: str) -> None:
     async with log.reader(narrow, [narrow]) as reader:
         for first in range(0, 40, 2):
@@ -316,9 +330,14 @@ async def test_readers_of_a_group_share_the_partitions_and_nobody_loses_or_reord
 async def test_an_idle_reader_costs_next_to_nothing(log: EventLog, topic: str) -> None:
     async with log.reader(topic, [topic]) as reader:
         await reader.read(1, SECOND)
-        spent = time.process_time()
-        await reader.read(1, timedelta(seconds=3))
-        assert time.process_time() - spent < 0.15
+        # All threads of the process count, also those of other tests that are ending: the best of three tells.
+        assert min([await _processor_time(reader) for _ in range(3)]) < 0.05
+
+
+async def _processor_time(reader: EventLogReader) -> float:
+    spent = time.process_time()
+    await reader.read(1, SECOND)
+    return time.process_time() - spent
 
 
 @pytest.fixture

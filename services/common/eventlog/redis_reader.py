@@ -85,6 +85,9 @@ class RedisReader:
         self._partitions = {
             f"{topic}:{number}".encode(): (topic, number) for topic, count in topics.items() for number in range(count)
         }
+        # Renewing and settling both read and write these across calls of Redis: one at a time, or what has just been
+        # given back would come back with an answer that is older.
+        self._sharing = asyncio.Lock()
         self._share: dict[bytes, bytes] = {}
         self._surplus = 0
         self._positions: dict[bytes, _Position] = {}
@@ -159,22 +162,25 @@ class RedisReader:
     async def _renew(self) -> None:
         ttl_ms = int(LIFE.total_seconds() * 1000)
         args: Any = {"reader": self._reader, "ttl_ms": ttl_ms, "partitions": list(self._partitions)}
-        mine, self._surplus = await _SHARE.call(self._client, self._keys, args)
-        share = dict(zip(mine[::2], mine[1::2], strict=True))
-        if share != self._share or self._surplus:
-            self._share = share
-            self._changed.set()
+        async with self._sharing:
+            mine, self._surplus = await _SHARE.call(self._client, self._keys, args)
+            share = dict(zip(mine[::2], mine[1::2], strict=True))
+            if share != self._share or self._surplus:
+                self._share = share
+                self._changed.set()
 
     async def _settle(self) -> None:
         """Lets go of what is no longer ours or too much, and takes up what is new: nothing, most of the time."""
         if not self._changed.is_set():
             return
-        self._changed.clear()
-        await self._give_back_surplus()
-        for name in [name for name, position in self._positions.items() if self._share.get(name) != position.owner]:
-            del self._positions[name]
-        for name in self._share.keys() - self._positions.keys():
-            self._positions[name] = await self._take_up(name)
+        async with self._sharing:
+            await self._give_back_surplus()
+            for name in [name for name, position in self._positions.items() if self._share.get(name) != position.owner]:
+                del self._positions[name]
+            for name in self._share.keys() - self._positions.keys():
+                self._positions[name] = await self._take_up(name)
+            # Last, so that what a cancellation interrupts is done the next time.
+            self._changed.clear()
 
     async def _give_back_surplus(self) -> None:
         idle = [name for name in self._share if name not in self._positions or not self._positions[name].uncommitted]
@@ -213,15 +219,22 @@ class RedisReader:
         if not self._positions:
             await self._wait_for_share(seconds)
             return []
-        positions = {position.stream.encode(): position for position in self._positions.values()}
+        names = {position.stream.encode(): name for name, position in self._positions.items()}
         block = min(int(seconds * 1000), int(BLOCK.total_seconds() * 1000))
         found: Any = await self._client.xread(
-            {stream: position.read_id for stream, position in positions.items()},
-            count=max(1, max_records // len(positions)),
+            {stream: self._positions[name].read_id for stream, name in names.items()},
+            count=max(1, max_records // len(names)),
             block=block or None,
         )
         await self._trim_now_and_then()
-        return [record for stream, entries in found or () for record in _take(positions[stream], entries, max_records)]
+        records: list[Record] = []
+        for stream, entries in found or ():
+            if len(records) == max_records:
+                break
+            # Those that were read stand behind the others next time, so that each has its turn.
+            position = self._positions[names[stream]] = self._positions.pop(names[stream])
+            records += _take(position, entries, max_records - len(records))
+        return records
 
     async def _wait_for_share(self, seconds: float) -> None:
         with suppress(TimeoutError):
