@@ -36,7 +36,8 @@ async def wire(lifecycle: Lifecycle, settings: EdgeSettings, contract: Contract)
     targets = settings.targets(backends_of(contract))
     channels = {part: await lifecycle.enter(grpc_channel.connect(target)) for part, target in targets.items()}
     for part, channel in channels.items():
-        lifecycle.ready_when(part, serving(channel))
+        # One that goes away later costs its own routes; as a condition it would take every edge out of service at once.
+        lifecycle.ready_when(part, serving(channel), once=True)
     streams = Streams(lifecycle.draining)
     lifecycle.background("streams", streams.sweep)
     verifier = TokenVerifier(jwks_from_auth(channels[_AUTH]))
@@ -91,9 +92,9 @@ def _own_routes(contract: Contract, health: Health) -> Iterable[web.RouteDef]:
         return _health({"status": "alive"}, 200)
 
     async def readyz(_request: web.Request) -> web.Response:
-        """Every backend has answered, and still does, and the process is not draining."""
+        """Every backend has answered once, and the process is not draining. Names those that do not answer now."""
         if health.serving:
-            return _health({"status": "ready"}, 200)
+            return _health({"status": "ready", "degraded": health.degraded}, 200)
         return _health({"status": "not ready", "failing": health.failing}, _UNAVAILABLE)
 
     return [

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -53,14 +54,31 @@ class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc] # the pac
             watcher.cancel()
 
 
+@dataclass(slots=True)
+class _Dependency:
+    check: Check
+    once: bool
+    # Whether it has ever answered.
+    known: bool = False
+    # Failures in a row.
+    failures: int = 0
+
+    @property
+    def away(self) -> bool:
+        return not self.known or self.failures > _FAILURES_TOLERATED
+
+    @property
+    def missed(self) -> bool:
+        """Whether the process cannot serve for want of it."""
+        return self.away and not (self.once and self.known)
+
+
 class Health:
     """Whether this process serves, as the standard gRPC health service tells it, overall and per service."""
 
     def __init__(self) -> None:
         self.servicer = HealthServicer()
-        self._checks: dict[str, Check] = {}
-        # Failures in a row; None until the first success.
-        self._failures: dict[str, int | None] = {}
+        self._dependencies: dict[str, _Dependency] = {}
         self._services = [health.OVERALL_HEALTH]
         self._opened = self._closed = False
         self._announced: bool | None = None
@@ -72,8 +90,13 @@ class Health:
 
     @property
     def failing(self) -> list[str]:
-        """Names of the dependencies that have not answered."""
-        return [name for name, count in self._failures.items() if count is None or count > _FAILURES_TOLERATED]
+        """Names of the dependencies that do not answer, without which this process cannot serve."""
+        return [name for name, dependency in self._dependencies.items() if dependency.missed]
+
+    @property
+    def degraded(self) -> list[str]:
+        """Names of the dependencies that do not answer, without which it serves what it can."""
+        return [name for name, dependency in self._dependencies.items() if dependency.away and not dependency.missed]
 
     async def add_service(self, name: str) -> None:
         """Reports this gRPC service by name too."""
@@ -81,10 +104,13 @@ class Health:
         self._announced = None
         await self.announce()
 
-    def add_check(self, name: str, check: Check) -> None:
-        """A dependency: `check` returns when it answers, and raises when it does not."""
-        self._checks[name] = check
-        self._failures[name] = None
+    def add_check(self, name: str, check: Check, *, once: bool = False) -> None:
+        """A dependency: `check` returns when it answers, and raises when it does not.
+
+        With `once` it must have answered before this process serves, and its absence later is told, but no reason to
+        serve nothing at all.
+        """
+        self._dependencies[name] = _Dependency(check, once)
 
     async def open(self) -> None:
         """Everything is constructed: from now on the checks decide."""
@@ -100,33 +126,13 @@ class Health:
         """Checks every dependency, again and again."""
         while True:
             await self.check()
-            waiting = None in self._failures.values()
+            waiting = not all(dependency.known for dependency in self._dependencies.values())
             await asyncio.sleep((_CHECK_EVERY_AT_START if waiting else CHECK_EVERY).total_seconds())
 
     async def check(self) -> None:
         """Checks every dependency once, all at the same time."""
-        await asyncio.gather(*(self._check(name, check) for name, check in self._checks.items()))
+        await asyncio.gather(*(_check(name, dependency) for name, dependency in self._dependencies.items()))
         await self.announce()
-
-    async def _check(self, name: str, check: Check) -> None:
-        try:
-            async with asyncio.timeout(_CHECK_TIMEOUT.total_seconds()):
-                await check()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the dependency did not answer
-            self._failed(name, error)
-        else:
-            if self._failures[name] != 0:
-                _log.info("dependency answers", extra={"fields": {"dependency": name}})
-            self._failures[name] = 0
-            metrics.DEPENDENCY_UP.labels(name).set(1)
-
-    def _failed(self, name: str, error: Exception) -> None:
-        count = self._failures[name]
-        if count in {None, 0}:
-            fields = {"dependency": name, "error": f"{type(error).__name__}: {error}"}
-            _log.warning("dependency does not answer", extra={"fields": fields})
-        self._failures[name] = None if count is None else count + 1
-        metrics.DEPENDENCY_UP.labels(name).set(0)
 
     async def announce(self) -> None:
         """Tells gRPC health, where the answer has changed."""
@@ -138,3 +144,20 @@ class Health:
         status = statuses.SERVING if serving else statuses.NOT_SERVING
         for service in self._services:
             await self.servicer.set(service, status)
+
+
+async def _check(name: str, dependency: _Dependency) -> None:
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT.total_seconds()):
+            await dependency.check()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the dependency did not answer
+        if dependency.failures == 0:
+            fields = {"dependency": name, "error": f"{type(error).__name__}: {error}"}
+            _log.warning("dependency does not answer", extra={"fields": fields})
+        dependency.failures += 1
+        metrics.DEPENDENCY_UP.labels(name).set(0)
+    else:
+        if dependency.failures or not dependency.known:
+            _log.info("dependency answers", extra={"fields": {"dependency": name}})
+        dependency.known, dependency.failures = True, 0
+        metrics.DEPENDENCY_UP.labels(name).set(1)

@@ -64,9 +64,12 @@ class Lifecycle:
         """Has `drain` called, with the seconds that are left, when the process shall stop accepting work."""
         self._drains.append(drain)
 
-    def ready_when(self, name: str, check: Check) -> None:
-        """Holds NOT_SERVING until `check` has returned once; it is repeated every 2 s, and given 2 s to answer."""
-        self.health.add_check(name, check)
+    def ready_when(self, name: str, check: Check, *, once: bool = False) -> None:
+        """Holds NOT_SERVING until `check` has returned once; it is repeated every 2 s, and given 2 s to answer.
+
+        When it fails later, that is NOT_SERVING again, unless `once`: for what some of the work can be done without.
+        """
+        self.health.add_check(name, check, once=once)
 
     def background(self, name: str, loop: Loop) -> None:
         """Runs `loop` beside the server; cancelled after the drain, before any resource is closed.
@@ -82,7 +85,11 @@ class Lifecycle:
         self.draining.set()
         await asyncio.sleep(min(seconds * _NOTICE_SHARE, _NOTICE_LONGEST))
         left = max(0.0, deadline - asyncio.get_running_loop().time())
-        await asyncio.gather(*(drain(left) for drain in self._drains))
+        # One that fails must not have resources closed under the others.
+        outcomes = await asyncio.gather(*(drain(left) for drain in self._drains), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                _log.error("could not drain", exc_info=outcome)
 
     async def close(self) -> None:
         """Cancels background tasks, then closes everything in reverse order."""

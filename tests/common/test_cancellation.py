@@ -1,4 +1,4 @@
-"""A task whose cancellation was swallowed once, as redis-py can, ends all the same."""
+"""A task whose cancellation was swallowed once, as `asyncio.wait_for` can, ends all the same."""
 
 import asyncio
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import logging
 import os
 import signal
 import sys
@@ -318,6 +319,62 @@ async def test_one_missed_answer_takes_nobody_out_of_service() -> None:
     assert state.serving
     await state.check()
     assert not state.serving
+
+
+async def test_what_is_needed_once_holds_up_the_start_and_nothing_later() -> None:
+    notify = Dependency()
+    state = health.Health()
+    state.add_check("notify", notify, once=True)
+    await state.open()
+    await state.check()
+    assert (state.serving, state.failing, state.degraded) == (False, ["notify"], [])
+    notify.answers = True
+    await state.check()
+    assert (state.serving, state.failing, state.degraded) == (True, [], [])
+    notify.answers = False
+    for _ in range(3):
+        await state.check()
+    assert (state.serving, state.failing, state.degraded) == (True, [], ["notify"])
+    assert REGISTRY.get_sample_value("boxoffice_dependency_up", {"dependency": "notify"}) == 0
+    notify.answers = True
+    await state.check()
+    assert state.degraded == []
+
+
+async def test_a_dependency_is_logged_when_it_goes_and_when_it_comes(caplog: pytest.LogCaptureFixture) -> None:
+    redis = Dependency()
+    state = health.Health()
+    state.add_check("redis", redis)
+    with caplog.at_level(logging.INFO):
+        for answers in (False, False, False, True, True, False, False, True):
+            redis.answers = answers
+            await state.check()
+    away, back = "dependency does not answer", "dependency answers"
+    assert [record.message for record in caplog.records] == [away, back, away, back]
+
+
+async def test_a_drain_that_fails_does_not_cut_off_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    happened: list[str] = []
+
+    async def fails(_: float) -> None:
+        raise RuntimeError("cannot drain")
+
+    async def drains(_: float) -> None:
+        await asyncio.sleep(0.05)
+        happened.append("drained")
+
+    async def close() -> None:
+        happened.append("pool closed")
+
+    async def wire(lifecycle: Lifecycle) -> None:
+        lifecycle.defer(close)
+        lifecycle.on_drain(fails)
+        lifecycle.on_drain(drains)
+
+    async with running(wire, drain_seconds=0):
+        pass
+    assert happened == ["drained", "pool closed"]
+    assert "could not drain" in [record.message for record in caplog.records]
 
 
 async def test_a_background_task_is_started_again_and_its_failures_counted() -> None:

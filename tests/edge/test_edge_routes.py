@@ -244,24 +244,26 @@ async def test_a_batch_twin_that_does_not_exist_is_refused_at_start() -> None:
             pass
 
 
-async def test_ready_while_every_backend_serves(edge: World) -> None:
-    async def ready() -> int:
-        status, _, _ = await edge.answer("GET", "/readyz")
-        return int(status)
+async def test_a_backend_that_goes_is_told_and_takes_no_edge_out_of_service(edge: World) -> None:
+    async def readiness() -> Any:
+        status, told, _ = await edge.answer("GET", "/readyz")
+        return status, sorted(told.get("degraded", ["not ready"]))
 
-    await eventually(lambda: _equals(ready, 200))
+    await eventually(lambda: _equals(readiness, (200, [])))
     port = edge.backend.port
     await edge.backend.stop()
-    await eventually(lambda: _equals(ready, 503))
+    await eventually(lambda: _equals(readiness, (200, ["auth", "inventory", "notify", "queue"])))
     status, told, _ = await edge.answer("GET", "/livez")
     assert (status, told) == (200, {"status": "alive"})
+    status, code, _ = await edge.problem("GET", "/api/events")
+    assert (status, code) == (503, "UNAVAILABLE")
     edge.backend.port = port
     await edge.backend.start()
-    await eventually(lambda: _equals(ready, 200))
+    await eventually(lambda: _equals(readiness, (200, [])))
 
 
-async def _equals(ready: Any, wanted: int) -> bool:
-    return bool(await ready() == wanted)
+async def _equals(asked: Any, wanted: object) -> bool:
+    return bool(await asked() == wanted)
 
 
 async def test_never_ready_before_the_backends() -> None:
