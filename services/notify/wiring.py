@@ -4,7 +4,7 @@ from boxoffice.notify.v1 import notify_service_pb2_grpc as rpc
 
 from services.common import grpc_server
 from services.common.clock import SystemClock
-from services.common.eventlog import open_event_log, replay
+from services.common.eventlog import open_event_log, replay, watch_lag
 from services.common.grpc_channel import connect
 from services.common.lifecycle import Lifecycle
 from services.common.redis import open_redis
@@ -17,7 +17,7 @@ from services.notify.facts import TOPICS
 from services.notify.messages import Messages
 from services.notify.settings import NotifySettings
 from services.notify.store import Deliveries, Devices
-from services.notify.worker import PushLoop, read_events
+from services.notify.worker import GROUP, PushLoop, read_events
 
 
 async def wire(lifecycle: Lifecycle, settings: NotifySettings) -> int:
@@ -56,6 +56,7 @@ async def wire(lifecycle: Lifecycle, settings: NotifySettings) -> int:
     lifecycle.background("push", push_loop.run)
     lifecycle.on_drain(push_loop.drain)
     lifecycle.background("events", lambda: read_events(log, intake, push_loop))
+    lifecycle.background("lag", lambda: watch_lag(log, GROUP, TOPICS))
     registrations = [(rpc.add_NotifyServiceServicer_to_server, NotifyApi(devices))]
     return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))
 

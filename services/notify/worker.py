@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from datetime import timedelta
+
+from redis.exceptions import RedisError
 
 from services.common import metrics
 from services.common.eventlog.consumer import consume
@@ -29,7 +32,10 @@ class PushLoop:
         self._concurrency = concurrency
         self._under_way: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        # Held from a claim until its pushes have begun, so that a drain waits for what was claimed while it began.
+        self._claiming = asyncio.Lock()
         self._draining = False
+        self._failing = False
 
     def nudge(self) -> None:
         """Something is due now: do not wait for the next look."""
@@ -42,27 +48,47 @@ class PushLoop:
                 self._wake.clear()
                 if not await self._start_due():
                     await self._pause()
-        finally:
+        except asyncio.CancelledError:  # no other end: a push that is cut off may have been taken, and is repeated
             for task in self._under_way:
                 task.cancel()
+            raise
 
     async def drain(self, seconds: float) -> None:
         """Claims nothing more and lets the pushes under way end, so that no one is told twice at each deployment."""
         self._draining = True
-        if self._under_way:
-            await asyncio.wait(self._under_way, timeout=seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                async with self._claiming:
+                    pass
+                if self._under_way:
+                    await asyncio.wait(self._under_way)
 
     async def _start_due(self) -> bool:
-        free = self._concurrency - len(self._under_way)
-        if not free or self._draining:
-            return False
-        pending, claimed = await self._deliveries.claim(free)
-        metrics.NOTIFICATIONS_PENDING.set(pending)
-        for delivery in claimed:
-            task = asyncio.create_task(self._deliver(delivery))
-            self._under_way.add(task)
-            task.add_done_callback(self._finished)
+        async with self._claiming:
+            free = self._concurrency - len(self._under_way)
+            if not free or self._draining:
+                return False
+            claimed = await self._claim(free)
+            for delivery in claimed:
+                task = asyncio.create_task(self._deliver(delivery))
+                self._under_way.add(task)
+                task.add_done_callback(self._finished)
         return bool(claimed)
+
+    async def _claim(self, most: int) -> list[Delivery]:
+        """Nothing while Redis is away, which is no news for those pushes that are under way."""
+        try:
+            pending, claimed = await self._deliveries.claim(most)
+        except (RedisError, OSError) as error:
+            if not self._failing:
+                _log.warning(
+                    "nothing can be claimed, pushing pauses", extra={"fields": {"error": type(error).__name__}}
+                )
+            self._failing = True
+            return []
+        self._failing = False
+        metrics.NOTIFICATIONS_PENDING.set(pending)
+        return claimed
 
     async def _deliver(self, delivery: Delivery) -> None:
         try:

@@ -1,6 +1,7 @@
 """From a record in the event log to the push provider, with whole notify processes and a provider that misbehaves."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
+from services.common import metrics
 from services.common.eventlog import EventLog, open_event_log, replay
 from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, TOPICS, dead
 from services.notify.domain import Device, Language, Platform
@@ -167,7 +169,7 @@ async def test_a_replica_takes_over_what_another_left_behind(
             await _tell(log, (QUEUE_EVENTS, called("q1", device.user_id)))
             await eventually(lambda: gate.connections, SOON)
             # The claim of the first, which still waits for its provider, runs out.
-            async with replica(**lease):
+            async with replica():
                 await eventually(lambda: pushed(device), SOON)
                 await eventually(lambda: _idle(redis), SOON)
     assert len(await pushed(device)) == 1
@@ -195,11 +197,46 @@ async def test_a_disabled_device_is_forgotten_and_welcome_again(
 
 
 def _disable(sns_url: str, endpoint: str) -> None:
-    client: Any = boto3.session.Session(region_name="ap-northeast-2").client(
+    with contextlib.closing(_sns(sns_url)) as client:
+        client.set_endpoint_attributes(EndpointArn=endpoint, Attributes={"Enabled": "false"})
+
+
+async def test_an_endpoint_that_was_deleted_is_made_anew(
+    log: EventLog, replica: Replica, devices: Devices, new_device: NewDevice, pushed: Pushed, sns_url: str
+) -> None:
+    device = new_device()
+    await devices.register(device)
+    async with replica():
+        await _tell(log, (QUEUE_EVENTS, called("q1", device.user_id)))
+        await eventually(lambda: pushed(device), SOON)
+        endpoint = await devices.endpoint(device.token)
+        assert endpoint is not None
+        await asyncio.to_thread(_delete, sns_url, endpoint)
+        await _tell(log, (QUEUE_EVENTS, called("q2", device.user_id)))
+        await eventually(lambda: _has(pushed, device, 2), SOON)
+        assert await devices.endpoint(device.token) not in {endpoint, None}
+
+
+def _sns(sns_url: str) -> Any:
+    return boto3.session.Session(region_name="ap-northeast-2").client(
         "sns", endpoint_url=sns_url, aws_access_key_id="stand-in", aws_secret_access_key="stand-in"
     )
-    client.set_endpoint_attributes(EndpointArn=endpoint, Attributes={"Enabled": "false"})
-    client.close()
+
+
+def _delete(sns_url: str, endpoint: str) -> None:
+    with contextlib.closing(_sns(sns_url)) as client:
+        client.delete_endpoint(EndpointArn=endpoint)
+
+
+async def test_it_tells_how_far_behind_its_reading_is(log: EventLog, replica: Replica) -> None:
+    def told() -> list[float | None]:
+        labels = [{"group": "notify", "topic": topic} for topic in (QUEUE_EVENTS, BOOKING_EVENTS)]
+        return [REGISTRY.get_sample_value("boxoffice_eventlog_lag", each) for each in labels]
+
+    assert await log.lag("notify", QUEUE_EVENTS) == 0
+    metrics.EVENTLOG_LAG.clear()
+    async with replica():
+        await eventually(lambda: told() == [0.0, 0.0], SOON)
 
 
 async def test_nothing_is_told_too_late_or_to_the_next_owner_of_a_phone(

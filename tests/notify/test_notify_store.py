@@ -2,14 +2,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
+from services.notify import store as store_module
 from services.notify.domain import Delivery, Device, DeviceToken, Language, Platform, Unacceptable, UserId
 from services.notify.store import MAX_DEVICES, Deliveries, Devices
-from tests.support import eventually
+from tests.support import eventually, without_guard
 
 NewDevice = Callable[..., Device]
 
@@ -49,33 +50,29 @@ async def test_a_token_moves_between_accounts(devices: Devices, new_device: NewD
     assert await devices.by_token(first.token) == second
 
 
+async def _owners_after_a_race(devices: Devices, device: Device) -> list[UserId]:
+    """Who has the token after twenty accounts have registered it at the same time."""
+    rivals = [replace(device, user_id=UserId(1000 + number)) for number in range(20)]
+    await asyncio.gather(*(devices.register(rival) for rival in rivals))
+    return await _owners(devices, device.token, [rival.user_id for rival in rivals])
+
+
 async def test_of_concurrent_owners_exactly_one_has_the_token(devices: Devices, new_device: NewDevice) -> None:
     device = new_device()
-    rivals = [replace(device, user_id=UserId(1000 + number)) for number in range(20)]
     for _ in range(3):
-        await asyncio.gather(*(devices.register(rival) for rival in rivals))
-        owners = await _owners(devices, device.token, [rival.user_id for rival in rivals])
+        owners = await _owners_after_a_race(devices, device)
         known = await devices.by_token(device.token)
         assert known is not None
         assert owners == [known.user_id]
 
 
-async def test_control_without_the_script_several_have_the_token(
-    devices: Devices, redis: Redis, new_device: NewDevice
+async def test_control_without_taking_it_from_the_owner_before_several_have_the_token(
+    devices: Devices, new_device: NewDevice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    device = new_device()
-    everyone_has_read = asyncio.Barrier(2)
+    guard = "redis.call('ZREM', accounts, owner .. '/' .. token)"
+    without_guard(monkeypatch, tmp_path, store_module, "_REGISTER", guard)
 
-    async def register(user_id: UserId) -> None:
-        known: Any = await redis.hget("notify:{devices}:by_token", device.token)
-        await everyone_has_read.wait()
-        if known is not None:
-            await redis.zrem("notify:{devices}:by_account", f"{str(known, 'ascii').split()[0]}/{device.token}")
-        await redis.hset("notify:{devices}:by_token", device.token, f"{user_id} ANDROID ko")
-        await redis.zadd("notify:{devices}:by_account", {f"{user_id}/{device.token}": 0})
-
-    await asyncio.gather(register(UserId(1)), register(UserId(2)))
-    assert len(await _owners(devices, device.token, [UserId(1), UserId(2)])) == 2
+    assert len(await _owners_after_a_race(devices, new_device())) > 1
 
 
 async def test_the_provider_address_stays_with_the_token_until_the_platform_changes(
@@ -108,10 +105,13 @@ def _delivery(number: int) -> Delivery:
     return Delivery(f"fact{number}/device", "queue.events", DeviceToken("token"), b"a\0b" + bytes([number]), "")
 
 
+async def _queued_of_ten_times(deliveries: Deliveries, batch: list[Delivery]) -> int:
+    return sum(await asyncio.gather(*(deliveries.enqueue(batch) for _ in range(10))))
+
+
 async def test_a_delivery_is_queued_once_however_often_its_fact_arrives(deliveries: Deliveries) -> None:
     batch = [_delivery(number) for number in range(5)]
-    queued = await asyncio.gather(*(deliveries.enqueue(batch) for _ in range(10)))
-    assert sum(queued) == 5
+    assert await _queued_of_ten_times(deliveries, batch) == 5
     pending, claimed = await deliveries.claim(100)
     assert pending == 5
     assert sorted(claimed, key=lambda each: each.delivery_id) == [replace(each, attempt=1) for each in batch]
@@ -121,37 +121,34 @@ async def test_a_delivery_is_queued_once_however_often_its_fact_arrives(deliveri
     assert await deliveries.claim(100) == (0, [])
 
 
-async def test_control_without_the_script_a_fact_that_arrives_twice_is_queued_twice(redis: Redis) -> None:
-    both_have_looked = asyncio.Barrier(2)
+async def test_control_without_the_condition_a_fact_that_arrives_again_is_queued_again(
+    deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_guard(monkeypatch, tmp_path, store_module, "_ENQUEUE", "'NX', ")
 
-    async def enqueue() -> int:
-        seen = await redis.exists("notify:{deliveries}:seen:fact/device")
-        await both_have_looked.wait()
-        await redis.set("notify:{deliveries}:seen:fact/device", "1")
-        return 0 if seen else 1
+    assert await _queued_of_ten_times(deliveries, [_delivery(number) for number in range(5)]) > 5
 
-    assert sum(await asyncio.gather(enqueue(), enqueue())) == 2
+
+async def _claimed_by_many(deliveries: Deliveries) -> list[str]:
+    """What twenty replicas that claim at the same time get of a hundred deliveries."""
+    await deliveries.enqueue([_delivery(number) for number in range(100)])
+    claims = await asyncio.gather(*(deliveries.claim(7) for _ in range(20)))
+    return [delivery.delivery_id for _, batch in claims for delivery in batch]
 
 
 async def test_two_replicas_never_claim_the_same(deliveries: Deliveries) -> None:
-    await deliveries.enqueue([_delivery(number) for number in range(100)])
-    claims = await asyncio.gather(*(deliveries.claim(7) for _ in range(20)))
-    claimed = [delivery.delivery_id for _, batch in claims for delivery in batch]
+    claimed = await _claimed_by_many(deliveries)
     assert len(claimed) == len(set(claimed)) == 100
 
 
-async def test_control_without_the_script_replicas_claim_the_same(deliveries: Deliveries, redis: Redis) -> None:
-    await deliveries.enqueue([_delivery(number) for number in range(10)])
-    everyone_has_read = asyncio.Barrier(2)
+async def test_control_without_the_lease_replicas_claim_the_same(
+    deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    guard = "redis.call('ZADD', due, now_ms + lease_ms, delivery_id)"
+    without_guard(monkeypatch, tmp_path, store_module, "_CLAIM", guard)
 
-    async def claim() -> list[bytes]:
-        due: Any = await redis.zrange("notify:{deliveries}:due", 0, 6)
-        await everyone_has_read.wait()
-        await redis.zadd("notify:{deliveries}:due", dict.fromkeys(due, 10**15))
-        return list(due)
-
-    one, other = await asyncio.gather(claim(), claim())
-    assert set(one) & set(other)
+    claimed = await _claimed_by_many(deliveries)
+    assert len(claimed) > len(set(claimed))
 
 
 async def test_what_a_dead_replica_had_claimed_is_claimed_again(redis: Redis) -> None:

@@ -18,6 +18,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from services.common.clock import Clock, SystemClock
 from services.notify.domain import Device, DeviceGone, DeviceToken, Message, Platform, ProviderFailure
 
 CONNECT_TIMEOUT = timedelta(seconds=1)
@@ -25,8 +26,12 @@ READ_TIMEOUT = timedelta(seconds=3)  # an SNS publish takes tens of milliseconds
 MOST_CALLS_PER_SEND = 4  # application, endpoint, enabling it, publish: bounds how long one send can take
 
 _SERVICE = {Platform.IOS: "APNS", Platform.ANDROID: "GCM", Platform.WEB: "GCM"}
-# The answer to a token that has a disabled endpoint; parsed as the SNS developer guide does, for want of a field.
+# Only their texts tell these apart. The first, the answer to a token that has a disabled endpoint, is parsed as the SNS
+# developer guide does. Any other fault of a parameter is ours, and no reason to forget phones.
 _EXISTING_ENDPOINT = re.compile(r"Endpoint (arn:\S+) already exists with the same Token")
+_BAD_TOKEN = re.compile(r"Invalid parameter: Token\b(?!.* already exists )")
+_BAD_TARGET = re.compile(r"Invalid parameter: TargetArn\b")
+_INVALID = frozenset({"InvalidParameter", "InvalidParameterException"})
 
 _Answer = TypeVar("_Answer")
 
@@ -50,20 +55,31 @@ class SnsPush:
     name = "sns"
 
     def __init__(
-        self, client: Any, pool: ThreadPoolExecutor, book: EndpointBook, applications: Mapping[Platform, str]
+        self,
+        client: Any,
+        pool: ThreadPoolExecutor,
+        book: EndpointBook,
+        applications: Mapping[Platform, str],
+        clock: Clock,
     ) -> None:
         self._client = client
         self._pool = pool
         self._book = book
         self._applications = dict(applications)
+        self._clock = clock
         self._making_application = asyncio.Lock()
 
     async def send(self, device: Device, message: Message) -> None:
         """See Channel."""
         endpoint = await self._endpoint(device)
+        useful = message.stale_time - self._clock.now()
         try:
             await self._call(
-                self._client.publish, TargetArn=endpoint, Message=_payload(message), MessageStructure="json"
+                self._client.publish,
+                TargetArn=endpoint,
+                Message=_payload(message),
+                MessageStructure="json",
+                MessageAttributes=_time_to_live(useful),
             )
         except ClientError as error:
             await self._judge(error, device)
@@ -72,7 +88,8 @@ class SnsPush:
         code = error.response["Error"]["Code"]
         if code in {"EndpointDisabled", "EndpointDisabledException"}:
             raise DeviceGone(code) from error
-        if code in {"NotFound", "NotFoundException"}:
+        deleted = code in _INVALID and _BAD_TARGET.search(_text(error))
+        if deleted or code in {"NotFound", "NotFoundException"}:
             await self._book.forget_endpoint(device.token)
         raise ProviderFailure(code) from error
 
@@ -91,7 +108,7 @@ class SnsPush:
         try:
             made = await self._call(create, PlatformApplicationArn=application, Token=device.token, Attributes=enabled)
         except ClientError as error:
-            existing = _EXISTING_ENDPOINT.search(error.response["Error"].get("Message", ""))
+            existing = _EXISTING_ENDPOINT.search(_text(error))
             if existing is None:
                 raise _refused_token(error) from error
             await self._call(self._client.set_endpoint_attributes, EndpointArn=existing.group(1), Attributes=enabled)
@@ -126,7 +143,7 @@ async def open_sns(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="sns")
     try:
         client = await loop.run_in_executor(pool, _client, endpoint_url, region, threads)
-        yield SnsPush(client, pool, book, applications)
+        yield SnsPush(client, pool, book, applications, SystemClock())
         await loop.run_in_executor(None, client.close)
     finally:
         await loop.run_in_executor(None, partial(pool.shutdown, cancel_futures=True))
@@ -157,7 +174,17 @@ def _client(endpoint_url: str | None, region: str, threads: int) -> Any:
 
 def _refused_token(error: ClientError) -> Exception:
     code = error.response["Error"]["Code"]
-    return DeviceGone(code) if code in {"InvalidParameter", "InvalidParameterException"} else ProviderFailure(code)
+    return DeviceGone(code) if code in _INVALID and _BAD_TOKEN.search(_text(error)) else ProviderFailure(code)
+
+
+def _text(error: ClientError) -> str:
+    return str(error.response["Error"].get("Message", ""))
+
+
+def _time_to_live(useful: timedelta) -> dict[str, dict[str, str]]:
+    """How long Apple and Google keep the message for a phone that is off, in seconds: no longer than it is useful."""
+    seconds = {"DataType": "String", "StringValue": str(max(1, int(useful.total_seconds())))}
+    return {f"AWS.SNS.MOBILE.{service}.TTL": seconds for service in ("APNS", "FCM")}
 
 
 def _payload(message: Message) -> str:
