@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar, overload
@@ -57,3 +57,22 @@ def without_guard(
     variant = folder / f"{script.header.name}.lua"
     variant.write_text(script.source.replace(guard, instead), encoding="utf-8")
     monkeypatch.setattr(module, name, Script.load(variant))
+
+
+class FakeClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, start: datetime) -> None:
+        if start.tzinfo is None:
+            raise ValueError("a clock starts at an aware datetime")
+        self._now = start.astimezone(UTC)
+
+    def now(self) -> datetime:
+        """The moment it was last moved to."""
+        return self._now
+
+    def advance(self, step: timedelta) -> None:
+        """Moves time forward; time never goes back."""
+        if step < timedelta():
+            raise ValueError("time does not go back")
+        self._now += step

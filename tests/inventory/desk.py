@@ -10,7 +10,6 @@ from functools import partial
 from boxoffice.inventory.v1 import booking_events_pb2 as events_pb
 from redis.asyncio import Redis
 
-from services.common.clock import FakeClock
 from services.common.eventlog import EventLogUnavailable, Record
 from services.common.eventlog.port import Entry
 from services.common.keyring import AdmissionToken, KeyRing
@@ -27,6 +26,7 @@ from services.inventory.reservation import Reservations
 from services.inventory.wiring import read_snapshot
 from services.inventory.wishes import Wish
 from services.inventory.worker import parse
+from tests.support import FakeClock
 
 KEYS = KeyRing({"k1": b"k" * 32})
 _tokens = itertools.count(1)
