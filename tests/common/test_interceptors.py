@@ -44,7 +44,7 @@ async def test_a_handler_knows_caller_trace_request_id_and_time_left(shop: Shop)
     (seen,) = shop.line.seen
     assert seen["caller"] == Caller(7, frozenset({"buyer"}), "s1")
     assert (seen["traceparent"], seen["request_id"]) == (TRACEPARENT, "r-1")
-    assert 0 < seen["remaining"] <= 5
+    assert 4 < seen["remaining"] < 6  # the clocks of both ends round
 
 
 async def test_one_call_knows_nothing_of_the_one_before(shop: Shop) -> None:
@@ -139,7 +139,8 @@ async def test_a_domain_error_reaches_the_caller_with_error_info(shop: Shop) -> 
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     assert (info.domain, info.reason) == ("boxoffice", "PLACE_NOT_FOUND")
-    assert _count("JoinQueue", "PLACE_NOT_FOUND") == before + 1
+    # The answer is on its way before it is counted.
+    await eventually(lambda: _count("JoinQueue", "PLACE_NOT_FOUND") == before + 1)
 
 
 async def test_an_unknown_exception_is_told_to_the_log_once_and_to_the_caller_never(

@@ -11,7 +11,7 @@ import pytest
 from services.common import outbox
 from services.common.eventlog import EventLog, EventLogUnavailable, EventLogWriter, Record, open_event_log
 from services.common.eventlog.port import Entry
-from services.common.mysql import Database, open_database
+from services.common.mysql import Database, LockedSession, open_database
 from services.common.outbox import OUTBOX_DDL, Relay
 from tests.support import eventually
 
@@ -111,18 +111,36 @@ async def test_a_nudge_is_faster_than_the_idle_look(
     database: Database, log: EventLog, writer: EventLogWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "IDLE", timedelta(seconds=60))
-    relay = Relay(database, writer)
+    relay = _Watched(database, writer)
     async with _running(relay):
+        await eventually(lambda: relay.waiting, SOON)
+        looks = relay.looks
         await _put(database, 1)
+        for _ in range(5):  # A relay that looked would have looked by now.
+            assert await _left(database) == 1
+        assert (relay.looks, relay.waiting) == (looks, True)
         relay.nudge()
         await eventually(lambda: _is_empty(database), SOON)
-        await asyncio.sleep(0.1)
-        await _put(database, 2)
-        await asyncio.sleep(0.3)
-        assert await _left(database) == 1
-        relay.nudge()
-        await eventually(lambda: _is_empty(database), SOON)
-    assert await _numbers(log) == [1, 2]
+        assert relay.looks == looks + 1
+    assert await _numbers(log) == [1]
+
+
+class _Watched(Relay):
+    """Tells how often it has looked, and whether it waits."""
+
+    looks = 0
+    waiting = False
+
+    async def publish_batch(self, session: LockedSession) -> int:
+        self.looks += 1
+        return await super().publish_batch(session)
+
+    async def _wait_for_work(self) -> None:
+        self.waiting = True
+        try:
+            await super()._wait_for_work()
+        finally:
+            self.waiting = False
 
 
 async def test_a_row_that_becomes_visible_behind_a_later_id_is_not_lost(

@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.common import redis as common_redis
 from services.common.redis import open_redis
+from tests.support import eventually
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -96,7 +97,7 @@ async def test_the_pool_is_bounded_and_waiting_for_it_too(redis_url: str, monkey
     monkeypatch.setattr(common_redis, "POOL_WAIT_SECONDS", 0.1)
     async with open_redis(redis_url) as client:
         blocked = [asyncio.ensure_future(client.blpop([f"nothing-{number}"], timeout=2)) for number in range(2)]
-        await asyncio.sleep(0.1)
+        await eventually(lambda: len(client.connection_pool._in_use_connections) == 2)
         with pytest.raises(RedisConnectionError):
             await client.ping()
         for task in blocked:
