@@ -9,8 +9,11 @@ UV_VERSION := 0.13.9
 # What `make demo` and `make up` understand; empty means the default.
 export BUYERS SEATS EVENTS STACK
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# What `buf breaking` compares with.
-AGAINST ?= HEAD
+# What `buf breaking` compares with: the committed contracts, or, where nothing has changed since, those before the last
+# change of them, if this clone has any.
+LAST_CHANGE = $(shell git log -n 1 --format=%H -- protos)
+BEFORE = $(shell git rev-parse -q --verify '$(LAST_CHANGE)^:protos' >/dev/null && echo '$(LAST_CHANGE)^')
+AGAINST ?= $(or $(shell git diff --quiet HEAD -- protos && echo $(BEFORE)),HEAD)
 # More arguments for pytest or a benchmark: make test ARGS="tests/edge -x"
 ARGS ?=
 BENCH ?= codecs
@@ -66,9 +69,9 @@ lint: $(INSTALLED) ## check style, types, imports between services, and contract
 	$(BIN)/buf format -d --exit-code protos
 	@$(MAKE) breaking
 
-# Works offline and in a shallow clone: the committed contracts are taken out of the one commit at hand.
+# Works offline and in a shallow clone: contracts are taken out of the commits at hand.
 .PHONY: breaking
-breaking: $(INSTALLED) ## check that contracts break nobody who uses the committed ones (AGAINST=HEAD)
+breaking: $(INSTALLED) ## check that contracts break nobody who uses the earlier ones (AGAINST=commit)
 	@$(BIN)/python -m deploy.local googleapis
 	@rm -rf .boxoffice/committed && mkdir -p .boxoffice/committed/.boxoffice
 	@git archive $(AGAINST) buf.yaml protos | tar -x -C .boxoffice/committed
