@@ -27,7 +27,7 @@ SEATS, BUYERS = 300, 10
 SETTINGS = {"BOXOFFICE_TRACE_RATIO": "0", "BOXOFFICE_BOOKING_HOLD_SECONDS": "3"}
 # Where deploy/local/services.py has inventory keep its seats.
 SEATS_DATABASE = 2
-# A worker that comes back has its partitions after six seconds, then makes good what has waited; a busy machine takes longer.
+# A worker that comes back has its partitions after six seconds, then makes good what has waited.
 RECOVERED = timedelta(seconds=45)
 KILLED = {
     "kafka": ("inventory", "inventory-worker", "queue", "edge", "notify", "auth", "valkey", "mariadb"),
