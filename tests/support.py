@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -76,3 +77,11 @@ class FakeClock:
         if step < timedelta():
             raise ValueError("time does not go back")
         self._now += step
+
+
+def needed(program: str, purpose: str) -> str:
+    """Returns the path of a program of the machine; without it the test fails in plain words, and is not skipped."""
+    path = shutil.which(program)
+    if path is None:
+        pytest.fail(f"{program} is needed {purpose}; install it and run the tests again", pytrace=False)
+    return path

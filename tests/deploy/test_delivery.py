@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from deploy.local.paths import PACKAGES
+from tests.support import needed
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
@@ -53,7 +54,14 @@ def test_the_image_runs_without_privileges() -> None:
 def groovy() -> Path:
     jars = PACKAGES / "groovy-4.0.28"
     if not jars.is_dir():
-        maven = ["mvn", "-q", "-B", "-f", str(STUB / "pom.xml"), "dependency:copy-dependencies"]
+        maven = [
+            needed("mvn", "to fetch Groovy, which runs the Jenkinsfile"),
+            "-q",
+            "-B",
+            "-f",
+            str(STUB / "pom.xml"),
+            "dependency:copy-dependencies",
+        ]
         unfinished = jars.with_name("groovy.unfinished")
         subprocess.run([*maven, f"-DoutputDirectory={unfinished}"], check=True, timeout=300)
         shutil.move(unfinished, jars)
@@ -62,7 +70,14 @@ def groovy() -> Path:
 
 def run_pipeline(groovy: Path, jenkinsfile: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["java", "-cp", f"{groovy}/*", "groovy.ui.GroovyMain", str(STUB / "Steps.groovy"), str(jenkinsfile)],
+        [
+            needed("java", "to run the Jenkinsfile"),
+            "-cp",
+            f"{groovy}/*",
+            "groovy.ui.GroovyMain",
+            str(STUB / "Steps.groovy"),
+            str(jenkinsfile),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 
 import services.common.metrics  # noqa: F401 - declares every metric in the registry
 from deploy.local.packages import PROMETHEUS, debian_environment, debian_packages
+from tests.support import needed
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "observability"
@@ -119,8 +120,12 @@ def test_prometheus_accepts_its_configuration() -> None:
 @pytest.fixture(scope="module")
 def tsc() -> list[str]:
     if not (TYPES / "node_modules" / "typescript").is_dir():
-        subprocess.run(["npm", "ci", "--ignore-scripts"], cwd=TYPES, check=True, capture_output=True, timeout=300)
-    return ["node", str(TYPES / "node_modules" / "typescript" / "bin" / "tsc")]
+        npm = needed("npm", "to install the types of Grafana's dashboards")
+        subprocess.run([npm, "ci", "--ignore-scripts"], cwd=TYPES, check=True, capture_output=True, timeout=300)
+    return [
+        needed("node", "to run the TypeScript compiler"),
+        str(TYPES / "node_modules" / "typescript" / "bin" / "tsc"),
+    ]
 
 
 def type_check(tsc: list[str], dashboard: str, folder: Path) -> subprocess.CompletedProcess[str]:
