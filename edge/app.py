@@ -8,7 +8,7 @@ from aiohttp import web
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from edge import explorer, static
+from edge import explorer, server, static
 from edge.middlewares import cors, headers
 from edge.middlewares.context import context
 from edge.middlewares.problem import problem
@@ -21,14 +21,11 @@ from edge.transcode.routes import Backends, routes
 from services.common import grpc_channel
 from services.common.health import Check, Health
 from services.common.lifecycle import Lifecycle
-from services.common.settings import split_address
 from services.common.tokens import TokenVerifier, jwks_from_auth
 
 # Who issues the access tokens, and publishes the keys that verify them.
 _AUTH: Final = "auth"
 _UNAVAILABLE: Final = 503
-# Longer than the idle time-outs of load balancers (60 s), so that they, not we, close a connection first.
-_KEEP_ALIVE_SECONDS: Final = 75.0
 
 
 async def wire(lifecycle: Lifecycle, settings: EdgeSettings, contract: Contract) -> None:
@@ -42,7 +39,8 @@ async def wire(lifecycle: Lifecycle, settings: EdgeSettings, contract: Contract)
     lifecycle.background("streams", streams.sweep)
     verifier = TokenVerifier(jwks_from_auth(channels[_AUTH]))
     app = application(contract, Backends(channels, verifier, streams), lifecycle.health, settings)
-    lifecycle.addresses["http_port"] = await _listen(lifecycle, settings, app)
+    port = await server.listen(lifecycle, settings.http_listen, app, drain_seconds=settings.drain_seconds)
+    lifecycle.addresses["http_port"] = port
 
 
 def backends_of(contract: Contract) -> frozenset[str]:
@@ -108,26 +106,3 @@ def _own_routes(contract: Contract, health: Health) -> Iterable[web.RouteDef]:
 def _health(told: Mapping[str, object], status: int) -> web.Response:
     headers = {"Cache-Control": "no-store", "Content-Type": "application/json"}
     return web.Response(body=orjson.dumps(told), status=status, headers=headers)
-
-
-async def _listen(lifecycle: Lifecycle, settings: EdgeSettings, app: web.Application) -> int:
-    """Serves from now on and returns the port; drains with the lifecycle."""
-    # A mutation goes on when its client hangs up: half of the time the client only lost the answer.
-    runner = web.AppRunner(
-        app,
-        handle_signals=False,
-        access_log=None,
-        handler_cancellation=False,
-        keepalive_timeout=_KEEP_ALIVE_SECONDS,
-        shutdown_timeout=settings.drain_seconds,
-    )
-    await runner.setup()
-    lifecycle.defer(runner.cleanup)
-    host, port = split_address(settings.http_listen)
-    await web.TCPSite(runner, host, port, backlog=4096).start()
-
-    async def drain(_seconds: float) -> None:
-        await runner.cleanup()
-
-    lifecycle.on_drain(drain)
-    return int(runner.addresses[0][1])

@@ -12,6 +12,7 @@ from typing import Any, Final
 import grpc
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from grpc import aio
 
 from edge.transcode.problems import InvalidRequest
@@ -34,6 +35,9 @@ _OF_AIOHTTP: Final[Mapping[int, str]] = {
     413: "BODY_TOO_LARGE",
     415: "UNSUPPORTED_MEDIA_TYPE",
 }
+
+# After these nobody knows where the next request would begin.
+_LAST_OF_CONNECTION: Final = frozenset({"MALFORMED_REQUEST", "BODY_TIMEOUT"})
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +65,14 @@ class Problem:
         return self.status >= _SERVER_ERRORS
 
 
+def answer(error: BaseException, where: str) -> web.Response:
+    """The response to what went wrong at a route; it is counted, and reported where the fault is ours."""
+    problem = describe(error)
+    count(problem)
+    report(error, problem, where)
+    return response_of(problem)
+
+
 def describe(error: BaseException) -> Problem:
     """What is told about an exception, whichever part raised it. Texts that were not meant for callers are not told."""
     if isinstance(error, InvalidRequest):
@@ -70,6 +82,9 @@ def describe(error: BaseException) -> Problem:
         return _of_rpc(error)
     if isinstance(error, web.HTTPException):
         return _of_http(error)
+    if isinstance(error, HttpProcessingError):
+        # Its text is a piece of what was sent.
+        return _of_reason("HEADERS_TOO_LARGE" if isinstance(error, LineTooLong) else "MALFORMED_REQUEST")
     told = errors.describe(error)
     return Problem(told.reason, told.detail, told.metadata, _violations(told.metadata, told.detail))
 
@@ -81,6 +96,7 @@ def _of_reason(reason: str) -> Problem:
 def _of_rpc(error: aio.AioRpcError) -> Problem:
     reason, detail, metadata = errors.from_rpc_error(error)
     if any(key == _DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
+        detail = detail or errors.mapping(reason).title
         return Problem(reason, detail, metadata, _violations(metadata, detail))
     # A service that stops cancels what it still has; to our caller that is no different from one that is gone.
     if error.code() is grpc.StatusCode.CANCELLED:
@@ -126,7 +142,10 @@ def response_of(problem: Problem) -> web.Response:
         headers["Retry-After"] = str(math.ceil(pause / 1000))
     if problem.status == _UNAUTHORIZED:
         headers["WWW-Authenticate"] = _challenge(problem.reason)
-    return web.Response(body=orjson.dumps(document(problem)), status=problem.status, headers=headers)
+    response = web.Response(body=orjson.dumps(document(problem)), status=problem.status, headers=headers)
+    if problem.reason in _LAST_OF_CONNECTION:
+        response.force_close()
+    return response
 
 
 def type_of(reason: str) -> str:

@@ -27,6 +27,11 @@ _SECURITY: Final = {
 
 async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
     """A signal handler of `on_response_prepare`."""
+    set_headers(response)
+
+
+def set_headers(response: web.StreamResponse) -> None:
+    """Sets them, for what is answered without a request."""
     headers = response.headers
     headers.update(_SECURITY)
     headers[REQUEST_ID] = logs.request_id.get()

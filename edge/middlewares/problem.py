@@ -12,7 +12,4 @@ async def problem(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a problem document
-        told = problems.describe(error)
-        problems.count(told)
-        problems.report(error, told, route_of(request))
-        return problems.response_of(told)
+        return problems.answer(error, route_of(request))

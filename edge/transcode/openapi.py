@@ -192,16 +192,14 @@ def _reasons(operation: Operation, comment: str) -> set[str]:
     """Why a call may fail: what the comment of the RPC lists, and what its declaration implies."""
     binding = Binding(operation)
     # What every call can meet, streams before their first message.
-    reasons = {"INTERNAL", "UNAVAILABLE", *errors_in(comment)}
+    reasons = {"INTERNAL", "UNAVAILABLE", "MALFORMED_REQUEST", "HEADERS_TOO_LARGE", *errors_in(comment)}
     if not operation.rpc.server_streaming:
         reasons.add("DEADLINE_EXCEEDED")
     if operation.rpc.input_type.fields:
         reasons.add("INVALID_ARGUMENT")
     if operation.body or binding.raw is not None:
-        reasons |= {
-            "BODY_TOO_LARGE",
-            *(() if binding.raw is not None else ("MALFORMED_JSON", "UNSUPPORTED_MEDIA_TYPE")),
-        }
+        reasons |= {"BODY_TOO_LARGE", "BODY_TIMEOUT", "UNSUPPORTED_MEDIA_TYPE"}
+        reasons |= {"MALFORMED_JSON"} if binding.raw is None else set()
     if not _is_public(operation):
         reasons |= {"UNAUTHENTICATED", "TOKEN_EXPIRED"}
     if _role(operation):

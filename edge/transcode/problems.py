@@ -50,9 +50,21 @@ class BodyTooLarge(BoxofficeError):
 
 
 class UnsupportedMediaType(BoxofficeError):
-    """The body has a content type other than application/json."""
+    """The body has a content type other than application/json, or is compressed."""
 
     reason = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class MalformedRequest(BoxofficeError):
+    """The body is not what its headers promised. Usually the client has gone, and nobody reads this."""
+
+    reason = "MALFORMED_REQUEST"
+
+
+class BodyTimeout(BoxofficeError):
+    """The body did not arrive in time."""
+
+    reason = "BODY_TIMEOUT"
 
 
 def _shortened(path: str) -> str:

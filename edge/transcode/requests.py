@@ -1,5 +1,6 @@
 """HTTP requests → request messages: path, query, headers and body, by what the contract says about each field."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,15 @@ from edge.transcode import values
 from edge.transcode.contract import Operation, message_class
 from edge.transcode.fields import Kind, is_map, kind_of, message_of, policy_of
 from edge.transcode.parse import ParserCompiler, parse_object
-from edge.transcode.problems import BodyTooLarge, ContractError, InvalidRequest, UnsupportedMediaType, Violation
+from edge.transcode.problems import (
+    BodyTimeout,
+    BodyTooLarge,
+    ContractError,
+    InvalidRequest,
+    MalformedRequest,
+    UnsupportedMediaType,
+    Violation,
+)
 from edge.transcode.values import Violations
 
 # What a JSON request may need: a reservation takes a few hundred bytes.
@@ -21,7 +30,11 @@ JSON_LIMIT: Final = 64 * 1024
 # Webhooks of payment providers carry whole orders.
 RAW_LIMIT: Final = 256 * 1024
 
+# A reservation fits into one packet, a webhook into some; who needs longer for one holds a place that others need.
+_BODY_SECONDS: Final = 10.0
+
 _JSON: Final = "application/json"
+_IDENTITY: Final = "identity"
 
 ReadRequest = Callable[[web.Request], Awaitable[Message]]
 # Sets fields of a message from a part of a request.
@@ -110,13 +123,30 @@ async def _read_body(request: web.Request, limit: int, wants_json: bool) -> byte
     """The body, at most `limit` bytes. The application's own limit stops what does not tell its length."""
     if (request.content_length or 0) > limit:
         raise BodyTooLarge(f"the body may have {limit} bytes")
-    body = await request.read()
+    # Nothing that a client of ours sends is worth compressing, and a little of it can become a lot of memory.
+    if request.headers.get("Content-Encoding", _IDENTITY) != _IDENTITY:
+        raise UnsupportedMediaType("the body must not be compressed")
+    body = await _receive(request)
     if len(body) > limit:
         raise BodyTooLarge(f"the body may have {limit} bytes")
     # Nothing at all is taken for an object without fields, whatever it claims to be.
     if wants_json and body and request.headers.get("Content-Type") != _JSON:
         _check_media_type(request)
     return body
+
+
+async def _receive(request: web.Request) -> bytes:
+    """The body. Raises MalformedRequest when it ends early or breaks, BodyTimeout when it does not come."""
+    try:
+        # Most bodies came with their headers, and need no timer.
+        if request.content.is_eof():
+            return await request.read()
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise BodyTimeout from None
+    except (web.RequestPayloadError, OSError):
+        raise MalformedRequest("the body is not what the headers promised") from None
 
 
 def _check_media_type(request: web.Request) -> None:

@@ -137,7 +137,7 @@ def describe(exc: BaseException) -> Problem:
     if isinstance(reason, str) and reason in _catalogue():
         metadata = getattr(exc, "metadata", None) or {}
         if isinstance(exc, BoxofficeError) or mapping(reason).http_status < _FAULTS_FROM:
-            return Problem(reason, str(exc), metadata)
+            return Problem(reason, str(exc) or mapping(reason).title, metadata)
         return _fixed(reason, metadata)
     if isinstance(exc, grpc.RpcError):
         return _describe_rpc_error(exc)

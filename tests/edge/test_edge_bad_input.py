@@ -12,6 +12,7 @@ from boxoffice.inventory.v1 import event_service_pb2 as event_pb
 from boxoffice.options.v1 import options_pb2
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
+from grpc_status import rpc_status
 
 from edge.transcode.contract import message_class
 from services.common import errors
@@ -246,6 +247,32 @@ async def test_every_reason_of_the_catalogue_is_told_as_it_says(edge: World, rea
     assert (told["retry_after_ms"], response.headers["Retry-After"]) == (1500, "2")
     assert told["errors"] == [{"field": "x", "detail": "as the service says"}]
     assert told["metadata"] == {"limit": "4"}
+
+
+class _Wordless(Exception):
+    reason = "SALE_CLOSED"
+
+
+async def _refuse_as_services_do(_request: Any) -> None:
+    raise _Wordless
+
+
+async def _refuse_without_text(_request: Any, context: Any) -> None:
+    status = errors.to_status(_Wordless())
+    status.message = ""
+    await context.abort_with_status(rpc_status.to_status(status))
+
+
+@pytest.mark.parametrize("script", [_refuse_as_services_do, _refuse_without_text])
+async def test_a_refusal_without_a_text_is_told_with_that_of_the_catalogue(edge: World, script: Any) -> None:
+    edge.backend.scripts["ListEvents"] = script
+    status, code, told = await edge.problem("GET", "/api/events")
+    assert (status, code) == (409, "SALE_CLOSED")
+    assert told["detail"] == told["title"] == errors.mapping("SALE_CLOSED").title
+
+
+def test_services_tell_a_wordless_refusal_with_the_text_of_the_catalogue() -> None:
+    assert errors.to_status(_Wordless()).message == errors.mapping("SALE_CLOSED").title
 
 
 async def test_a_backend_that_is_away(edge: World) -> None:

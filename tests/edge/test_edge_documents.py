@@ -68,7 +68,8 @@ def test_problems_are_those_of_the_comment_and_of_the_declaration(document: Any)
     assert {"ADMISSION_REQUIRED", "ADMISSION_INVALID"} <= set(codes["403"])
     assert codes["401"] == ["TOKEN_EXPIRED", "UNAUTHENTICATED"]
     assert codes["422"] == ["IDEMPOTENCY_KEY_REUSED"]
-    assert {"IDEMPOTENCY_KEY_REQUIRED", "MALFORMED_JSON", "INVALID_ARGUMENT"} == set(codes["400"])
+    assert {"IDEMPOTENCY_KEY_REQUIRED", "MALFORMED_REQUEST", "MALFORMED_JSON", "INVALID_ARGUMENT"} == set(codes["400"])
+    assert (codes["408"], codes["415"]) == (["BODY_TIMEOUT"], ["UNSUPPORTED_MEDIA_TYPE"])
     login = document["paths"]["/api/auth/login"]["post"]
     assert login["security"] == []
     assert _codes(login)["401"] == ["BAD_CREDENTIALS"]
