@@ -126,7 +126,7 @@ QUEUE_TICK_DURATION: Final = Histogram(
 # Must read 0. People called before someone who joined earlier, or beyond the cap: judged from what each run of
 # admission left behind. It only grows until the process ends, so that no scrape misses what a short moment broke.
 QUEUE_JUMPERS: Final = Gauge("boxoffice_queue_jumpers", "People admitted out of order; must be 0")
-# Times that a loop (admission, watchers, calls) could not serve one event and went on with the others. Should stay flat.
+# Times that a loop (admission, watchers, calls) could not serve one event and went on with the rest. Should stay flat.
 QUEUE_EVENT_FAILURES: Final = Counter(
     "boxoffice_queue_event_failures_total", "Failures of a loop that concern one event", ("task",)
 )
