@@ -1,25 +1,20 @@
-"""How MySQL is used: what a transaction sees, what conflicts become, how migrations are applied."""
+"""How MySQL is used: what a transaction sees, what conflicts and mistakes become, who holds a lock."""
 
 import asyncio
-import subprocess
-import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pymysql
 import pytest
 
 from services.common import errors, mysql
 from services.common.eventlog.consumer import is_outage
-from services.common.migrations import MigrationRefused, migrate
 from services.common.mysql import (
     Database,
     DatabaseUnavailable,
     DuplicateKey,
-    LockedSession,
     Transaction,
     TransactionConflict,
     open_database,
@@ -257,79 +252,6 @@ def test_a_wrong_url_is_refused_without_being_told(wrong: str) -> None:
     assert "hun" not in "".join(traceback.format_exception(told.value, limit=0))
 
 
-# --- a server that falls silent --------------------------------------------------------------------------------------
-
-
-class SilentProxy:
-    """Stands before the server and carries everything to and fro, until it is told to fall silent."""
-
-    def __init__(self, url: str) -> None:
-        self._target = urlsplit(url)
-        self.silent = asyncio.Event()
-        self._pumps: list[asyncio.Task[None]] = []
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator[str]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        user, _, _ = self._target.netloc.rpartition("@")
-        port = server.sockets[0].getsockname()[1]
-        yield self._target._replace(netloc=f"{user}@127.0.0.1:{port}").geturl()
-        server.close()
-        for pump in self._pumps:
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        near, far = await asyncio.open_connection(self._target.hostname, self._target.port)
-        self._pumps += [asyncio.create_task(self._carry(*ends)) for ends in ((reader, far), (near, writer))]
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with closing(writer):
-            while data := await reader.read(65536):
-                if self.silent.is_set():
-                    await asyncio.Event().wait()
-                writer.write(data)
-
-
-async def _fall_silent_and_then(proxy: SilentProxy, database: Database | LockedSession, statement: str | None) -> None:
-    async with database.transaction() as tx:
-        await tx.fetch_one("SELECT 1")
-        proxy.silent.set()
-        if statement is None:
-            raise ZeroDivisionError
-        if statement != "COMMIT":
-            await tx.fetch_one(statement)
-
-
-@pytest.mark.parametrize(
-    ("statement", "told"),
-    [("SELECT 2", DatabaseUnavailable), ("COMMIT", DatabaseUnavailable), (None, ZeroDivisionError)],
-)
-@pytest.mark.parametrize("locked", [True, False])
-async def test_a_silent_server_is_told_in_time_and_its_connection_given_up(
-    url: str, monkeypatch: pytest.MonkeyPatch, statement: str | None, told: type[Exception], locked: bool
-) -> None:
-    monkeypatch.setattr(mysql, "STATEMENT_SECONDS", 0.3)
-    proxy = SilentProxy(url)
-    async with asyncio.timeout(5), proxy.listening() as through, open_database(through) as database:
-        async with database.locked("job", 0) as session:
-            assert session is not None
-            with pytest.raises(told):
-                await _fall_silent_and_then(proxy, session if locked else database, statement)
-        proxy.silent.clear()
-        await database.ping()
-
-
-async def test_waiting_for_a_lock_and_migrating_may_take_longer(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mysql, "STATEMENT_SECONDS", 0.3)
-    (tmp_path / "0001_slow.sql").write_text("SELECT SLEEP(0.6);")
-    async with open_database(url) as database, database.locked("job", 0), database.locked("job", 1) as second:
-        assert second is None
-        await migrate(database, tmp_path)
-
-
 # --- advisory locks --------------------------------------------------------------------------------------------------
 
 
@@ -356,92 +278,3 @@ async def test_a_lock_has_one_holder_and_ends_with_its_connection(database: Data
 async def _lock_once(database: Database) -> bool:
     async with database.locked("job", 10) as session:
         return session is not None
-
-
-# --- migrations ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "0001_first.sql").write_text("CREATE TABLE a (id INT PRIMARY KEY);\nINSERT INTO a VALUES (1);\n")
-    (tmp_path / "0002_percent.sql").write_text("-- 100 % done; 'quoted'\nCREATE TABLE b (c VARCHAR(9) DEFAULT '%s');")
-    return tmp_path
-
-
-async def _applied(database: Database) -> list[str]:
-    async with database.transaction() as tx:
-        return [name for (name,) in await tx.fetch_all("SELECT name FROM schema_migrations ORDER BY number")]
-
-
-async def test_migrations_are_applied_once_and_in_order(url: str, folder: Path) -> None:
-    async with open_database(url) as database:
-        await migrate(database, folder)
-        (folder / "0010_later.sql").write_text("INSERT INTO a VALUES (2);")
-        await migrate(database, folder)
-        await migrate(database, folder)
-        assert await _applied(database) == ["0001_first.sql", "0002_percent.sql", "0010_later.sql"]
-        async with database.transaction() as tx:
-            assert await tx.fetch_all("SELECT id FROM a ORDER BY id") == [(1,), (2,)]
-
-
-@pytest.mark.parametrize(
-    ("name", "sql"),
-    [
-        ("0001_first.sql", "CREATE TABLE a (id BIGINT PRIMARY KEY);"),
-        ("0002_again.sql", "SELECT 1;"),
-        ("first.sql", "SELECT 1;"),
-    ],
-)
-async def test_a_changed_or_misnamed_migration_is_refused(url: str, folder: Path, name: str, sql: str) -> None:
-    async with open_database(url) as database:
-        await migrate(database, folder)
-        (folder / name).write_text(sql)
-        with pytest.raises(MigrationRefused):
-            await migrate(database, folder)
-
-
-async def test_a_migration_before_an_applied_one_is_refused(url: str, folder: Path) -> None:
-    (folder / "0001_first.sql").rename(folder / "0003_first.sql")
-    async with open_database(url) as database:
-        await migrate(database, folder)
-        (folder / "0001_first.sql").write_text("SELECT 1;")
-        with pytest.raises(MigrationRefused):
-            await migrate(database, folder)
-
-
-async def test_an_older_release_starts_on_a_newer_schema(url: str, folder: Path) -> None:
-    async with open_database(url) as database:
-        await migrate(database, folder)
-        (folder / "0002_percent.sql").unlink()
-        await migrate(database, folder)
-
-
-async def test_a_failed_migration_is_not_recorded(url: str, folder: Path) -> None:
-    (folder / "0003_wrong.sql").write_text("INSERT INTO a VALUES (3); SELEKT 1;")
-    async with open_database(url) as database:
-        with pytest.raises(pymysql.err.ProgrammingError):
-            await migrate(database, folder)
-        assert await _applied(database) == ["0001_first.sql", "0002_percent.sql"]
-
-
-PROGRAM = """
-import asyncio, pathlib, sys
-from services.common.migrations import migrate
-from services.common.mysql import open_database
-
-async def main():
-    async with open_database(sys.argv[1]) as database:
-        await migrate(database, pathlib.Path(sys.argv[2]))
-
-asyncio.run(main())
-"""
-
-
-async def test_two_processes_that_start_together_apply_each_once(url: str, tmp_path: Path) -> None:
-    (tmp_path / "0001_slow.sql").write_text("CREATE TABLE a (id INT); SELECT SLEEP(0.5); INSERT INTO a VALUES (1);")
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, url, str(tmp_path)]
-    starts = [asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, check=False) for _ in range(2)]
-    for outcome in await asyncio.gather(*starts):
-        assert outcome.returncode == 0, outcome.stderr.decode()
-    async with open_database(url) as database, database.transaction() as tx:
-        assert await tx.fetch_all("SELECT id FROM a") == [(1,)]
