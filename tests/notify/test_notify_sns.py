@@ -10,10 +10,10 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-
 from services.notify.channels.sns import SnsPush
 from services.notify.domain import Device, DeviceGone, Kind, Message, Platform, ProviderFailure
 from services.notify.store import Devices
+from tests.support import FakeClock
 
 NewDevice = Callable[..., Device]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
