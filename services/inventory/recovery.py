@@ -131,12 +131,20 @@ class Reconciler:
 
     async def run_once(self) -> int:
         """Tells Redis what changed since the last call that succeeded; returns how many bookings those were."""
-        now = asyncio.get_running_loop().time()
-        since = _EVERYTHING if self._told_at is None else timedelta(seconds=now - self._told_at) + _RECONCILE_OVERLAP
-        told = 0
-        for event_id in await self._ledger.open_events():
-            changed = await self._ledger.changed_bookings(event_id, since)
-            await self._settle(changed)
-            told += len(changed)
-        self._told_at = now
+        began = asyncio.get_running_loop().time()
+        told = sum([await self._tell_event(event_id) for event_id in await self._ledger.open_events()])
+        self._told_at = began
         return told
+
+    async def _tell_event(self, event_id: int) -> int:
+        told, last = 0, None
+        while changed := await self._ledger.changed_bookings(event_id, self._since(), last):
+            await self._settle(changed)
+            told, last = told + len(changed), changed[-1]
+        return told
+
+    def _since(self) -> timedelta:
+        """For each page anew: the pages of a large sale take longer than the overlap."""
+        if self._told_at is None:
+            return _EVERYTHING
+        return timedelta(seconds=asyncio.get_running_loop().time() - self._told_at) + _RECONCILE_OVERLAP

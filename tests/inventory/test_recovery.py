@@ -7,8 +7,9 @@ import pytest
 from boxoffice.inventory.v1 import booking_events_pb2 as events_pb
 
 from services.common.mysql import Transaction
+from services.inventory import audit
 from services.inventory.domain import Booking, BookingState, Money
-from services.inventory.ledger import Ledger, Outcome, Payment, PaymentRequest, expiry
+from services.inventory.ledger import Ledger, Outcome, Payment, PaymentRequest, expiry, reads
 from services.inventory.payments.dummy import DummyGateway
 from services.inventory.payments.flow import PaymentFlow, hash_of_method
 from services.inventory.payments.gateway import ProviderUnavailable
@@ -268,3 +269,18 @@ async def test_the_reconciler_tells_redis_what_it_missed(shop: Shop) -> None:
     await shop.ledger.cancel(booking.booking_id, 1)
     await reconciler.run_once()
     assert await shop.taken() == set()
+
+
+async def test_reconciler_and_auditor_read_large_sales_page_by_page(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reads, "_CHANGED_MOST", 2)
+    monkeypatch.setattr(audit, "_OWNERS_MOST", 2)
+    # Two bookings of the second person stand on both sides of a page's end.
+    people = [1, 2, 2, 3, 4]
+    await shop.ledger.commit_reservations(
+        [shop.sale.command(who, [seat], f"key-{seat:05}") for seat, who in enumerate(people)]
+    )
+    assert await Reconciler(shop.ledger, shop.holds.remind_many).run_once() == len(people)
+    assert await shop.taken() == {0, 1, 2, 3, 4}
+    assert (await shop.audit()).clean

@@ -66,9 +66,12 @@ class Ledger:
         """The RESERVED and CONFIRMED bookings of an event, and those that ended within a time: what Redis mirrors."""
         return await self._db.retrying(lambda tx: reads.live_bookings(tx, event_id, ended_within))
 
-    async def changed_bookings(self, event_id: int, within: timedelta) -> list[Booking]:
-        """The bookings of an event that changed within a time: what Redis has been told, or should have been."""
-        return await self._db.retrying(lambda tx: reads.changed_bookings(tx, event_id, within))
+    async def changed_bookings(self, event_id: int, within: timedelta, after: Booking | None = None) -> list[Booking]:
+        """A page of the bookings of an event that changed within a time: what Redis has been told, or should have been.
+
+        `after` is the last one of the page before; an empty page is the end.
+        """
+        return await self._db.retrying(lambda tx: reads.changed_bookings(tx, event_id, within, after))
 
     async def open_events(self) -> list[int]:
         """Ids of the events that are on sale, or were until an hour ago."""
