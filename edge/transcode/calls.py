@@ -91,7 +91,9 @@ class _Item:
 def _coalesced(operation: Operation, channel: aio.Channel) -> CallUnary:
     twin = _twin(operation)
     send_batch = _BatchSender(_multicallable(channel, twin), twin, deadline_of(operation).total_seconds())
-    coalescer: Coalescer[_Item, Message] = Coalescer(send_batch, name=operation.name)
+    coalescer: Coalescer[_Item, Message] = Coalescer(
+        send_batch, max_in_flight=1 if operation.policy.batch_in_order else 2, name=operation.name
+    )
     seconds = deadline_of(operation).total_seconds()
 
     async def send(request: Message) -> Message:

@@ -1,19 +1,24 @@
 """Concurrent reservations travel as one batch, and stay each other's strangers."""
 
 import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import grpc
 import pytest
 from boxoffice.inventory.v1 import booking_service_pb2 as pb
 from boxoffice.options.v1 import options_pb2
+from boxoffice.queue.v1 import queue_service_pb2 as queue_pb
 
 from edge.transcode.contract import Contract, Operation
 from services.common import errors, telemetry
 from services.common.coalesce import Coalescer
 from tests.edge.world import World, bearer, contract_of, world
+from tests.support import eventually
 
 _PATH = "/api/tickets/reserve"
 
@@ -103,6 +108,57 @@ async def test_concurrent_reservations_share_batches_and_get_their_own_answer(
     # Two were on their way while the others came; all of those went next.
     assert len(sizes) <= 3
     assert edge.backend.called("Reserve") == []
+
+
+class _Gauge:
+    """A backend that holds its batches until it is released, and notes how many it had at a time."""
+
+    def __init__(self) -> None:
+        self.most = self._now = 0
+        self.released = asyncio.Event()
+
+    async def _count(self) -> None:
+        self._now += 1
+        self.most = max(self.most, self._now)
+        await self.released.wait()
+        self._now -= 1
+
+    async def join(self, batch: queue_pb.BatchJoinQueueRequest) -> queue_pb.BatchJoinQueueResponse:
+        await self._count()
+        place = queue_pb.Place(state=queue_pb.Place.STATE_WAITING)
+        answer = queue_pb.BatchJoinQueueResult(response=queue_pb.JoinQueueResponse(place=place))
+        return queue_pb.BatchJoinQueueResponse(results=[answer for _ in batch.items])
+
+    async def hold(self, batch: pb.BatchReserveRequest) -> pb.BatchReserveResponse:
+        await self._count()
+        return pb.BatchReserveResponse(results=[_outcome(item) for item in batch.items])
+
+    async def second_call(self, call: Callable[[int], Awaitable[Any]]) -> list[Any]:
+        """Makes one call, then another while the batch of the first is held; answers both."""
+        first = asyncio.ensure_future(call(1))
+        await eventually(lambda: self.most == 1)
+        second = asyncio.ensure_future(call(2))
+        with contextlib.suppress(AssertionError):  # where batches go one by one it does not come, which takes a while
+            await eventually(lambda: self.most == 2, within=timedelta(seconds=0.5))
+        self.released.set()
+        return [await first, await second]
+
+
+async def test_joins_arrive_in_order_since_their_batches_go_one_by_one(edge: World) -> None:
+    gauge = _Gauge()
+    edge.backend.scripts["BatchJoinQueue"] = gauge.join
+    answers = await gauge.second_call(
+        lambda user: edge.answer("POST", "/api/events/7/queue", json={}, headers=bearer(user))
+    )
+    assert [status for status, _, _ in answers] == [201, 201]
+    assert gauge.most == 1
+
+
+async def test_control_batches_without_order_overlap(edge: World) -> None:
+    gauge = _Gauge()
+    edge.backend.scripts["BatchReserve"] = gauge.hold
+    await gauge.second_call(lambda user: _reserve(edge, user, 100 + user))
+    assert gauge.most == 2
 
 
 def _without_the_twin() -> Contract:

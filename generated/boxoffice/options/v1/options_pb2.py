@@ -26,21 +26,21 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"boxoffice/options/v1/options.proto\x12\x14\x62oxoffice.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa6\x02\n\x0cMethodPolicy\x12,\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x1c.boxoffice.options.v1.Access\x12\x36\n\x0bidempotency\x18\x02 \x01(\x0e\x32!.boxoffice.options.v1.Idempotency\x12\x33\n\nrate_class\x18\x03 \x01(\x0e\x32\x1f.boxoffice.options.v1.RateClass\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x62\x61tch\x18\x05 \x01(\t\x12\x16\n\x0esuccess_status\x18\x06 \x01(\x05\x12\x10\n\x08location\x18\x07 \x01(\t\x12\x15\n\rcache_control\x18\x08 \x01(\t\"g\n\x0b\x46ieldPolicy\x12\x0e\n\x06header\x18\x01 \x01(\t\x12\x10\n\x08raw_body\x18\x02 \x01(\x08\x12\x14\n\x0cok_when_true\x18\x03 \x01(\x08\x12\x10\n\x08required\x18\x04 \x01(\x08\x12\x0e\n\x06secret\x18\x05 \x01(\x08*\x84\x01\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x0f\n\x0b\x41\x43\x43\x45SS_USER\x10\x02\x12\x14\n\x10\x41\x43\x43\x45SS_ORGANIZER\x10\x03\x12\x13\n\x0f\x41\x43\x43\x45SS_OPERATOR\x10\x04\x12\x13\n\x0f\x41\x43\x43\x45SS_INTERNAL\x10\x05*H\n\x0bIdempotency\x12\x1b\n\x17IDEMPOTENCY_UNSPECIFIED\x10\x00\x12\x1c\n\x18IDEMPOTENCY_KEY_REQUIRED\x10\x01*p\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x1a\n\x16RATE_CLASS_CREDENTIALS\x10\x01\x12\x16\n\x12RATE_CLASS_WAITING\x10\x02\x12\x13\n\x0fRATE_CLASS_SALE\x10\x03:T\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\".boxoffice.options.v1.MethodPolicy:Q\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xd1\x86\x03 \x01(\x0b\x32!.boxoffice.options.v1.FieldPolicyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"boxoffice/options/v1/options.proto\x12\x14\x62oxoffice.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xbe\x02\n\x0cMethodPolicy\x12,\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x1c.boxoffice.options.v1.Access\x12\x36\n\x0bidempotency\x18\x02 \x01(\x0e\x32!.boxoffice.options.v1.Idempotency\x12\x33\n\nrate_class\x18\x03 \x01(\x0e\x32\x1f.boxoffice.options.v1.RateClass\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x62\x61tch\x18\x05 \x01(\t\x12\x16\n\x0esuccess_status\x18\x06 \x01(\x05\x12\x10\n\x08location\x18\x07 \x01(\t\x12\x15\n\rcache_control\x18\x08 \x01(\t\x12\x16\n\x0e\x62\x61tch_in_order\x18\t \x01(\x08\"g\n\x0b\x46ieldPolicy\x12\x0e\n\x06header\x18\x01 \x01(\t\x12\x10\n\x08raw_body\x18\x02 \x01(\x08\x12\x14\n\x0cok_when_true\x18\x03 \x01(\x08\x12\x10\n\x08required\x18\x04 \x01(\x08\x12\x0e\n\x06secret\x18\x05 \x01(\x08*\x84\x01\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x0f\n\x0b\x41\x43\x43\x45SS_USER\x10\x02\x12\x14\n\x10\x41\x43\x43\x45SS_ORGANIZER\x10\x03\x12\x13\n\x0f\x41\x43\x43\x45SS_OPERATOR\x10\x04\x12\x13\n\x0f\x41\x43\x43\x45SS_INTERNAL\x10\x05*H\n\x0bIdempotency\x12\x1b\n\x17IDEMPOTENCY_UNSPECIFIED\x10\x00\x12\x1c\n\x18IDEMPOTENCY_KEY_REQUIRED\x10\x01*p\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x1a\n\x16RATE_CLASS_CREDENTIALS\x10\x01\x12\x16\n\x12RATE_CLASS_WAITING\x10\x02\x12\x13\n\x0fRATE_CLASS_SALE\x10\x03:T\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\".boxoffice.options.v1.MethodPolicy:Q\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xd1\x86\x03 \x01(\x0b\x32!.boxoffice.options.v1.FieldPolicyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'boxoffice.options.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACCESS']._serialized_start=529
-  _globals['_ACCESS']._serialized_end=661
-  _globals['_IDEMPOTENCY']._serialized_start=663
-  _globals['_IDEMPOTENCY']._serialized_end=735
-  _globals['_RATECLASS']._serialized_start=737
-  _globals['_RATECLASS']._serialized_end=849
+  _globals['_ACCESS']._serialized_start=553
+  _globals['_ACCESS']._serialized_end=685
+  _globals['_IDEMPOTENCY']._serialized_start=687
+  _globals['_IDEMPOTENCY']._serialized_end=759
+  _globals['_RATECLASS']._serialized_start=761
+  _globals['_RATECLASS']._serialized_end=873
   _globals['_METHODPOLICY']._serialized_start=127
-  _globals['_METHODPOLICY']._serialized_end=421
-  _globals['_FIELDPOLICY']._serialized_start=423
-  _globals['_FIELDPOLICY']._serialized_end=526
+  _globals['_METHODPOLICY']._serialized_end=445
+  _globals['_FIELDPOLICY']._serialized_start=447
+  _globals['_FIELDPOLICY']._serialized_end=550
 # @@protoc_insertion_point(module_scope)

@@ -124,6 +124,7 @@ class MethodPolicy(_message.Message):
     SUCCESS_STATUS_FIELD_NUMBER: _builtins.int
     LOCATION_FIELD_NUMBER: _builtins.int
     CACHE_CONTROL_FIELD_NUMBER: _builtins.int
+    BATCH_IN_ORDER_FIELD_NUMBER: _builtins.int
     access: Global___Access.ValueType
     """Who may call it. Required."""
     idempotency: Global___Idempotency.ValueType
@@ -145,6 +146,10 @@ class MethodPolicy(_message.Message):
     """
     cache_control: _builtins.str
     """`Cache-Control` header of a success. Unset: "no-store"."""
+    batch_in_order: _builtins.bool
+    """With `batch`: batches go one after the other, so that calls take effect in the order of their arrival. Without it
+    two are under way at a time, which is faster.
+    """
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
         """How long the edge lets a call take. Unset: 5 seconds. Streams have no deadline."""
@@ -160,10 +165,11 @@ class MethodPolicy(_message.Message):
         success_status: _builtins.int = ...,
         location: _builtins.str = ...,
         cache_control: _builtins.str = ...,
+        batch_in_order: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "batch", b"batch", "cache_control", b"cache_control", "deadline", b"deadline", "idempotency", b"idempotency", "location", b"location", "rate_class", b"rate_class", "success_status", b"success_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "batch", b"batch", "batch_in_order", b"batch_in_order", "cache_control", b"cache_control", "deadline", b"deadline", "idempotency", b"idempotency", "location", b"location", "rate_class", b"rate_class", "success_status", b"success_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
