@@ -40,11 +40,16 @@ def _mariadb_environment(_site: Site) -> dict[str, str]:
 
 
 def _mariadb_options(site: Site) -> list[str]:
-    """Returns what the server and its installer share. `--no-defaults` keeps the system's configuration out."""
+    """Returns what the server and its installer share. `--no-defaults` keeps the system's configuration out.
+
+    The folder for temporary tables is the stack's own: a server that starts deletes whatever such tables it finds, those
+    of another stack's server included.
+    """
     prefix = packages.mariadb()
     base = [f"--basedir={prefix}/usr"] if prefix else []
     user = ["--user=root"] if os.geteuid() == 0 else []
-    return ["--no-defaults", *base, *user, f"--datadir={site.data('mariadb')}", "--skip-name-resolve"]
+    folders = [f"--datadir={site.data('mariadb')}", f"--tmpdir={site.data('mariadb-tmp')}"]
+    return ["--no-defaults", *base, *user, *folders, "--skip-name-resolve"]
 
 
 def _program(name: str, path: str) -> str:
