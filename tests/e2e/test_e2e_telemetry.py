@@ -72,7 +72,10 @@ async def test_every_panel_gets_data_and_no_alert_fires(shop: Shop, prometheus: 
     assert len(expressions) > 20
 
     async def scraped() -> bool:
-        return len(await answer(shop.session, prometheus, "up == 1")) == len(SERVICES)
+        try:
+            return len(await answer(shop.session, prometheus, "up == 1")) == len(SERVICES)
+        except aiohttp.ClientConnectionError:  # Prometheus itself is still starting
+            return False
 
     await eventually(scraped, within=timedelta(seconds=30))
     await one_purchase(shop)
