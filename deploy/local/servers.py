@@ -42,8 +42,8 @@ def _mariadb_environment(_site: Site) -> dict[str, str]:
 def _mariadb_options(site: Site) -> list[str]:
     """Returns what the server and its installer share. `--no-defaults` keeps the system's configuration out.
 
-    The folder for temporary tables is the stack's own: a server that starts deletes whatever such tables it finds, those
-    of another stack's server included.
+    The folder for temporary tables is the stack's own: a server that starts deletes whatever such tables it finds,
+    those of another stack's server included.
     """
     prefix = packages.mariadb()
     base = [f"--basedir={prefix}/usr"] if prefix else []
