@@ -22,6 +22,7 @@ from services.common.eventlog.port import EventLogUnavailable
 
 REQUEST_MS = 3000
 ADMIN_SECONDS = 10.0
+KNOWN_POLL_SECONDS = 0.05
 REPLICAS = 2
 """Two copies where there are brokers for them: design section 9."""
 _GROUP_MEMBERS_KNOW = -1  # a committed offset that was never committed
@@ -91,6 +92,10 @@ class KafkaLog:
                 ]
                 if wanted:
                     _check_created(await admin.create_topics(wanted))
+                # A reader that joins before the brokers know of a topic is given none of its partitions, and notices
+                # only when its metadata is old: half a minute without records.
+                while not _all_known(await admin.describe_topics(list(topics)), topics):  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(KNOWN_POLL_SECONDS)
 
     async def lag(self, group: str, topic: str) -> int:
         """See the port."""
@@ -135,6 +140,16 @@ async def _start(start: Any, stop: Any) -> None:
 
 def _committed(offsets: Mapping[TopicPartition, Any], partition: TopicPartition) -> int:
     return offsets[partition].offset if partition in offsets else _GROUP_MEMBERS_KNOW
+
+
+def _all_known(described: Sequence[Any], topics: Mapping[str, int]) -> bool:
+    """Whether every partition of every topic has a leader."""
+    led = {
+        topic["topic"]: sum(partition["leader"] >= 0 for partition in topic["partitions"])
+        for topic in described
+        if not topic["error_code"]
+    }
+    return all(led.get(name, 0) >= count for name, count in topics.items())
 
 
 def _check_created(response: Any) -> None:
