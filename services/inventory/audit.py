@@ -8,7 +8,7 @@ import asyncio
 import enum
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -17,18 +17,17 @@ from redis.asyncio import Redis
 
 from services.common import metrics
 from services.common.mysql import Database
-from services.inventory.domain import SEAT_BITS, BookingState, ticket_id
-from services.inventory.mirror import Taken, read_records, taken_seats
+from services.inventory.domain import SEAT_BITS, ticket_id
+from services.inventory.mirror import Taken, promised_before, taken_seats
 
 AUDIT_EVERY: Final = timedelta(seconds=15)
 # The auditor shares its process with those who make bookings durable: it works for a twentieth of the time at most.
 _REST: Final = 19
-# What crashed is repaired within ten seconds of its hold time; what was paid, when the completer has come round.
+# What crashed is repaired within ten seconds of its hold time, and a promise not decided within ten waits for a worker
+# that is not there; what was paid is at its end when the completer has come round.
 GRACE: Final = timedelta(seconds=10)
 MONEY_GRACE: Final = timedelta(seconds=60)
-# A reservation is durable within tens of milliseconds; one that is not by now waits for a worker that is not there.
-_DECIDED_WITHIN: Final = timedelta(seconds=10)
-_MIRRORED_WITHIN: Final = timedelta(seconds=15)
+_PROMISES_AT_ONCE: Final = 500
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +125,8 @@ class Audit:
     Args:
         db: the database of inventory.
         redis: where the seats are mirrored.
-        grace: how long after its end a hold may be seen.
+        grace: how long after its end a hold may be seen, a promise be undecided, or Redis (half as long again) not know
+            of a sold seat.
         money_grace: how long a payment may be on its way.
     """
 
@@ -135,6 +135,8 @@ class Audit:
     ) -> None:
         self._db = db
         self._redis = redis
+        # The reconciler comes round every ten seconds, and takes its time.
+        self._mirrored_seconds = 1.5 * grace.total_seconds()
         self._grace = grace
         self._money_seconds = money_grace.total_seconds()
 
@@ -146,10 +148,11 @@ class Audit:
 
     async def _event(self, event_id: int) -> list[Finding]:
         mirrored = await taken_seats(self._redis, event_id)
+        promised = await promised_before(self._redis, event_id, datetime.now(tz=UTC) - self._grace)
         found = [*await self._tickets(event_id), *await self._money(event_id)]
         if mirrored is not None:
             found += await self._mirror(event_id, mirrored)
-        return found
+        return found + await self._undecided(event_id, promised)
 
     async def _published(self) -> list[int]:
         return [row[0] for row in await self._rows("SELECT event_id FROM events WHERE published ORDER BY event_id")]
@@ -196,24 +199,28 @@ class Audit:
         for seat, owner, settled in rows:
             if settled and (seat, owner) not in known:
                 found.append(Finding(Kind.MISMATCH, event_id, f"seat {seat}", f"sold to {owner}, free in Redis"))
-        return found + await self._undecided(event_id, taken, owners)
+        return found
 
     async def _owners(self, first: int, last: int) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []
-        window, start = _MIRRORED_WITHIN.total_seconds(), first
+        window, start = self._mirrored_seconds, first
         while page := await self._rows(_OWNERS, first, window, start, last, _OWNERS_MOST):
             rows += page
             start = first + page[-1][0] + 1
         return rows
 
-    async def _undecided(self, event_id: int, taken: Sequence[Taken], owners: dict[int, str]) -> list[Finding]:
-        waiting = sorted({each.booking_id for each in taken if each.booking_id and each.seat not in owners})
-        records = await read_records(self._redis, event_id, waiting)
-        late = datetime.now(tz=UTC) - _DECIDED_WITHIN
+    async def _undecided(self, event_id: int, promised: Mapping[str, datetime]) -> list[Finding]:
+        """Promises that MySQL knows nothing of, whether their seats are still held or not."""
+        ids, decided = list(promised), set[str]()
+        for at in range(0, len(ids), _PROMISES_AT_ONCE):
+            batch = ids[at : at + _PROMISES_AT_ONCE]
+            marks = ", ".join(["%s"] * len(batch))
+            rows = await self._rows(f"SELECT booking_id FROM bookings WHERE booking_id IN ({marks})", *batch)  # noqa: S608 - marks only
+            decided.update(booking_id for (booking_id,) in rows)
         return [
-            Finding(Kind.UNDECIDED, event_id, record.booking_id, f"PENDING since {record.create_time.isoformat()}")
-            for record in records
-            if record.state is BookingState.PENDING and record.create_time < late
+            Finding(Kind.UNDECIDED, event_id, booking_id, f"PENDING since {since.isoformat()}")
+            for booking_id, since in promised.items()
+            if booking_id not in decided
         ]
 
     async def _rows(self, sql: str, *args: Any) -> list[tuple[Any, ...]]:

@@ -1,11 +1,20 @@
 """Reading and cancelling bookings: Redis knows what is PENDING, MySQL knows everything else."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from redis.exceptions import RedisError
 
-from services.inventory.domain import Booking, BookingNotFound, BookingState, event_of_booking
+from services.inventory.domain import (
+    Booking,
+    BookingNotCancellable,
+    BookingNotFound,
+    BookingNotPayable,
+    BookingState,
+    PaymentState,
+    event_of_booking,
+)
 from services.inventory.holds import Holds
 from services.inventory.ledger import Ledger
 
@@ -41,6 +50,18 @@ class Bookings:
             return None
         return record
 
+    async def check_decided(
+        self, booking_id: str, user_id: int, refusal: type[BookingNotPayable | BookingNotCancellable]
+    ) -> None:
+        """Raises `refusal` for a booking of this person that MySQL does not know yet: it is PENDING."""
+        record = await self._record(booking_id)
+        if record is not None and record.user_id == user_id:
+            raise refusal("The booking is being made durable. Try again in a moment.")
+
+    async def payment_states(self, booking_ids: Sequence[str]) -> Mapping[str, PaymentState]:
+        """What has become of the latest payment of each of the bookings; those without one are absent."""
+        return await self._ledger.payment_states(booking_ids)
+
     async def of_user(self, user_id: int, most: int, before: tuple[datetime, str] | None) -> list[Booking]:
         """Bookings of this person, newest first, those behind `before`."""
         return await self._ledger.bookings_of(user_id, most, before)
@@ -52,6 +73,8 @@ class Bookings:
         """
         event_of_booking(booking_id)
         earlier = await self._ledger.booking(booking_id, user_id)
+        if earlier is None:
+            await self.check_decided(booking_id, user_id, BookingNotCancellable)
         cancelled = await self._ledger.cancel(booking_id, user_id)
         try:
             await self._holds.settle_many([cancelled])

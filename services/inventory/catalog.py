@@ -16,6 +16,8 @@ from services.inventory.seatmap import SeatMap
 # How old what we say about an event may be: opening times are set long before.
 _EVENT_AGE: Final = timedelta(seconds=2)
 _LIST_AGE: Final = timedelta(seconds=1)
+# While MySQL is away reservations go on, and wait in the event log: what was known of the sale is enough for them.
+_BRIDGE: Final = timedelta(minutes=10)
 # Seat maps are immutable.
 _MAP_AGE: Final = timedelta(days=1)
 _MAPS: Final = 64
@@ -45,13 +47,13 @@ class Sale:
 
 
 class Catalog:
-    """Events and seat maps; what it answers about an event may be two seconds old."""
+    """Events and seat maps; what it answers about an event may be two seconds old, ten minutes while MySQL is away."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._sales = Fresh(self._read_sale, _EVENT_AGE)
+        self._sales = Fresh(self._read_sale, _EVENT_AGE, bridge=_BRIDGE)
         self._maps = Fresh(self._read_map, _MAP_AGE, most=_MAPS)
-        self._pages = Fresh(self._read_page, _LIST_AGE, most=_MAPS)
+        self._pages = Fresh(self._read_page, _LIST_AGE, bridge=_BRIDGE, most=_MAPS)
 
     async def sale(self, event_id: int) -> Sale:
         """A published event with its seat map. Raises EventNotFound."""

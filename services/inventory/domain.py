@@ -5,14 +5,17 @@ import enum
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 SEAT_BITS = 20
 MAX_TICKETS = 8
 CURRENCY = "KRW"
+PAYMENT_PATIENCE = timedelta(minutes=2)
+"""How long after its time a booking keeps its seats while a provider owes us an answer."""
+# Ticket ids have 63 bits.
+_EVENT_IDS = range(1, 1 << (63 - SEAT_BITS))
 _BOOKING_DIGEST_BYTES = 16
 _BOOKING_DIGEST_CHARS = 26
-_KEY_LENGTHS = range(8, 129)
 
 
 class BookingState(enum.IntEnum):
@@ -173,7 +176,7 @@ def event_of_booking(booking_id: str) -> int:
         event_id = int(event, 16)
     except ValueError:
         raise BookingNotFound from None
-    if f"{event_id:x}" != event:
+    if f"{event_id:x}" != event or event_id not in _EVENT_IDS:
         raise BookingNotFound
     return event_id
 
@@ -182,11 +185,6 @@ def hash_of_request(event_id: int, ticket_ids: Sequence[int], quantity: int, sec
     """SHA-256 of what a reservation asks for, in a canonical form: the order of tickets does not matter."""
     tickets = ",".join(str(ticket) for ticket in sorted(ticket_ids))
     return hashlib.sha256(f"{event_id}|{tickets}|{quantity}|{section}".encode()).digest()
-
-
-def valid_idempotency_key(key: str) -> bool:
-    """Whether the key has 8 to 128 printable ASCII characters."""
-    return len(key) in _KEY_LENGTHS and key.isascii() and key.isprintable()
 
 
 class EventNotFound(Exception):

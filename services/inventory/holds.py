@@ -5,6 +5,7 @@ or Redis lost its memory) every script refuses, and the event is rebuilt from My
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from services.common.errors import Unavailable
 from services.common.lua import Script
 from services.inventory import records
 from services.inventory.domain import (
+    PAYMENT_PATIENCE,
     Booking,
     BookingState,
     IdempotencyKeyReused,
+    PaymentState,
     Progress,
     SeatsTaken,
     TicketLimit,
@@ -36,6 +39,7 @@ PROVISIONAL: Final = timedelta(seconds=30)
 GRACE: Final = timedelta(seconds=5)
 # An Idempotency-Key answers repeats for a day.
 KEEP: Final = timedelta(hours=24)
+_PROMISE_KEEP: Final = 2 * KEEP
 # More than a batch of the edge can let lapse at once, so that reaping keeps pace with holding.
 _REAP_MOST: Final = 512
 _REAP_EVERY: Final = timedelta(milliseconds=100)
@@ -48,6 +52,8 @@ _COUNTS: Final = ["version", "total", "left", "sold"]
 _NOT_READY: Final = "the seats of this event are being rebuilt"
 
 _LUA: Final = Path(__file__).parent / "lua"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +111,15 @@ class Holds:
         self._reap_every = reap_every.total_seconds()
         self._reaped_at: dict[int, float] = {}
         self._rebuilding: dict[int, asyncio.Task[None]] = {}
-        self._hold, self._reap, self._settle, self._release, self._rebuild = (
-            Script.load(_LUA / f"{name}.lua") for name in ("hold", "reap", "settle", "release", "rebuild")
-        )
+        self._hold, self._reap, self._settle, self._release = map(_load, ("hold", "reap", "settle", "release"))
+        self._rebuild, self._unlock, self._promise = map(_load, ("rebuild", "unlock", "promise"))
+
+    async def aclose(self) -> None:
+        """Gives up rebuilds that nobody waits for any more."""
+        rebuilding = list(self._rebuilding.values())
+        for task in rebuilding:
+            task.cancel()
+        await asyncio.gather(*rebuilding, return_exceptions=True)
 
     async def hold_many(self, requests: Sequence[HoldRequest]) -> list[HoldOutcome | Exception]:
         """Holds seats for each request, or tells why not, in order: one pipeline.
@@ -143,8 +155,9 @@ class Holds:
     async def settle_many(self, bookings: Sequence[Booking]) -> None:
         """Mirrors what MySQL has committed: one pipeline, idempotent, safe when told late or out of order.
 
-        RESERVED lives until its expire time plus GRACE, CONFIRMED for good; every other state frees the seats that
-        this booking still owns. An event that Redis does not know is left to its rebuild, which reads MySQL anyway.
+        RESERVED lives until its expire time plus GRACE, and PAYMENT_PATIENCE more while it is being paid; CONFIRMED
+        for good; every other state frees the seats that this booking still owns. An event that Redis does not know is
+        left to its rebuild, which reads MySQL anyway.
         """
         calls = [(_keys(booking.event_id, self._settle), _settlement(booking)) for booking in bookings]
         for answer in await self._settle.call_many(self._redis, calls):
@@ -158,7 +171,12 @@ class Holds:
                 ids = [booking.booking_id for booking in batch]
                 known: list[Any] = await self._redis.hmget(key(event_id, "holds"), ids)
                 pairs = zip(batch, known, strict=True)
-                await self.settle_many([booking for booking, record in pairs if record != _record(booking)])
+                await self.settle_many([booking for booking, record in pairs if _may_differ(booking, record)])
+
+    async def promise(self, event_id: int, booking_ids: Sequence[str]) -> None:
+        """Notes that bookings are in the event log, for the auditor: they must be decided soon."""
+        args: dict[str, Any] = {"keep_ms": _ms(_PROMISE_KEEP), "bookings": booking_ids}
+        await self._promise.call(self._redis, keys=_keys(event_id, self._promise), args=args)
 
     async def release_many(self, holds: Sequence[Booking]) -> None:
         """Ends holds that nobody was promised. A repeat of the request takes the same seats again if it can."""
@@ -214,7 +232,11 @@ class Holds:
         clock = asyncio.get_running_loop().time()
         due = [e for e in event_ids if now or clock - self._reaped_at.get(e, -1e9) >= self._reap_every]
         self._reaped_at.update(dict.fromkeys(due, clock))
-        await asyncio.gather(*(self.reap(event_id) for event_id in due))
+        results = await asyncio.gather(*(self.reap(event_id) for event_id in due), return_exceptions=True)
+        for event_id, error in zip(due, results, strict=True):
+            # Seats that are over stay taken a little longer; the event's own next command tells if Redis is away.
+            if isinstance(error, Exception):
+                _log.warning("not reaped", extra={"fields": {"event_id": event_id, "error": repr(error)}})
 
     async def ensure_ready(self, event_id: int) -> None:
         """Rebuilds the event unless Redis knows it. Concurrent callers share one rebuild.
@@ -255,12 +277,17 @@ class Holds:
             snapshot = await self._read_snapshot(event_id)
             bookings = [field for booking in snapshot.bookings for field in _triple(booking)]
         except BaseException:
-            await self._redis.delete(lock)
+            # Not by its name alone: it may have ended meanwhile, and be somebody else's.
+            await self._unlock.call(self._redis, keys=_keys(event_id, self._unlock), args={"token": token})
             raise
         args: dict[str, Any] = {"token": token, "total": snapshot.seats_total, "bookings": bookings}
         done: int = await self._rebuild.call(self._redis, keys=_keys(event_id, self._rebuild), args=args)
         metrics.REBUILDS.inc(done)
         return done == 1
+
+
+def _load(name: str) -> Script:
+    return Script.load(_LUA / f"{name}.lua")
 
 
 def key(event_id: int, name: str) -> str:
@@ -316,6 +343,11 @@ def _record(booking: Booking) -> bytes:
     return records.pack(booking, holding=booking.state.live)
 
 
+def _may_differ(booking: Booking, record: bytes | None) -> bool:
+    # A payment that is under way puts off the end of the hold, which the record does not show.
+    return record != _record(booking) or booking.payment_state is PaymentState.PROCESSING
+
+
 def _batches(bookings: Sequence[Booking]) -> Iterator[Sequence[Booking]]:
     for start in range(0, len(bookings), _LOOK_MOST):
         yield bookings[start : start + _LOOK_MOST]
@@ -325,7 +357,8 @@ def _due_ms(booking: Booking) -> int:
     if booking.state is BookingState.CONFIRMED:
         return 0
     if booking.state.live:
-        return records.to_ms(booking.expire_time + GRACE)
+        paying = booking.payment_state is PaymentState.PROCESSING
+        return records.to_ms(booking.expire_time + GRACE + (PAYMENT_PATIENCE if paying else timedelta()))
     return records.to_ms(_now() + KEEP)
 
 

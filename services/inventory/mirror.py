@@ -9,7 +9,6 @@ from typing import Any
 from redis.asyncio import Redis
 
 from services.inventory import records
-from services.inventory.domain import Booking
 from services.inventory.holds import key
 
 
@@ -41,13 +40,12 @@ def _taken(bitmap: bytes | None, owners: Mapping[bytes, bytes], expiries: Sequen
     return [Taken(seat, owner_of.get(seat, ""), due_of.get(owner_of.get(seat, ""))) for seat in seats]
 
 
-async def read_records(redis: Redis, event_id: int, booking_ids: Sequence[str]) -> list[Booking]:
-    """The records of those of the bookings that Redis knows."""
-    if not booking_ids:
-        return []
-    found: list[Any] = await redis.hmget(key(event_id, "holds"), list(booking_ids))
-    pairs = zip(booking_ids, found, strict=True)
-    return [records.unpack(event_id, booking_id, record) for booking_id, record in pairs if record]
+async def promised_before(redis: Redis, event_id: int, time: datetime) -> dict[str, datetime]:
+    """Bookings that were promised before a time and that Redis has heard nothing of since, and when that was."""
+    found: list[Any] = await redis.zrangebyscore(
+        key(event_id, "promised"), "-inf", records.to_ms(time), withscores=True
+    )
+    return {booking_id.decode(): records.from_ms(int(score)) for booking_id, score in found}
 
 
 def _bits(bitmap: bytes) -> list[int]:

@@ -17,6 +17,9 @@ COMPLETE_AFTER: Final = timedelta(seconds=10)
 """Longer than the provider's time-out: whoever made the intent has gone by then."""
 COMPLETE_EVERY: Final = timedelta(seconds=1)
 RECONCILE_EVERY: Final = timedelta(seconds=10)
+RECONCILE_ALL_EVERY: Final = timedelta(minutes=5)
+_PAUSE: Final = timedelta(milliseconds=50)
+"""Between pages, so that a large event does not keep bookings waiting in the same process."""
 _RECONCILE_OVERLAP: Final = timedelta(seconds=5)
 _EVERYTHING: Final = timedelta(hours=24)
 """As long as Redis keeps the records of ended bookings."""
@@ -116,6 +119,8 @@ class Reconciler:
     """Tells Redis again what changed lately, in case a process died between its commit and telling.
 
     Redis takes a repeat as nothing, and something old as nothing either, so that nobody has to know what was missed.
+    Redis itself may forget its last seconds (a failover, an old file) without anybody noticing: therefore everything
+    is told again now and then.
     """
 
     def __init__(self, ledger: Ledger, settle: Settle) -> None:
@@ -148,3 +153,21 @@ class Reconciler:
         if self._told_at is None:
             return _EVERYTHING
         return timedelta(seconds=asyncio.get_running_loop().time() - self._told_at) + _RECONCILE_OVERLAP
+
+    async def run_all(self) -> None:
+        """Goes through everything, every few minutes, until cancelled."""
+        while True:
+            await asyncio.sleep(RECONCILE_ALL_EVERY.total_seconds())
+            await self.run_all_once()
+
+    async def run_all_once(self) -> int:
+        """Tells Redis of every booking that it should know, page by page; returns how many those were."""
+        return sum([await self._whole_event(event_id) for event_id in await self._ledger.open_events()])
+
+    async def _whole_event(self, event_id: int) -> int:
+        told, last = 0, ""
+        while page := await self._ledger.page_of_event(event_id, last, ended_within=_EVERYTHING):
+            await self._settle(page)
+            told, last = told + len(page), page[-1].booking_id
+            await asyncio.sleep(_PAUSE.total_seconds())
+        return told

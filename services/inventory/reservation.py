@@ -59,6 +59,7 @@ class Reservations:
         self._writer = writer
         self._keys = admission_keys
         self._clock = clock
+        self._noting: set[asyncio.Task[None]] = set()
 
     async def reserve_many(self, wishes: Sequence[Wish]) -> list[Result]:
         """One outcome per wish, in order: a booking that is promised, or the reason why not."""
@@ -73,6 +74,10 @@ class Reservations:
         for result in results.values():
             metrics.RESERVATIONS.labels(_label(result)).inc()
         return [results[at] for at in range(len(wishes))]
+
+    async def aclose(self) -> None:
+        """Waits for what is still being noted. Call it when nobody reserves any more."""
+        await asyncio.gather(*self._noting)
 
     def _prove(self, wishes: Sequence[Wish], results: _Results) -> dict[int, AdmissionToken]:
         """Who was let in, before anything is looked up for them."""
@@ -114,17 +119,29 @@ class Reservations:
             if not wishes:
                 return
             looked_again = {wish.event_id for wish in wishes.values()}
-            await asyncio.gather(*(self._availability.picker(event_id, newest=True) for event_id in looked_again))
+            failures = await self._look_again(looked_again)
+            results.update({at: failures[wish.event_id] for at, wish in wishes.items() if wish.event_id in failures})
+            wishes = {at: wish for at, wish in wishes.items() if wish.event_id not in failures}
         # Seen free and gone each time: they may try once more themselves, unless nothing is left.
         sold_out = {at for at in wishes if not getattr(results[at], "seats_left", None)}
         results.update({at: domain.SoldOut() for at in sold_out})
+
+    async def _look_again(self, event_ids: Iterable[int]) -> dict[int, Exception]:
+        """Takes a newer picture of each hall; answers the events that have none, which must not stop the others."""
+        ids = list(event_ids)
+        looks = (self._availability.picker(event_id, newest=True) for event_id in ids)
+        found = await asyncio.gather(*looks, return_exceptions=True)
+        return {event_id: each for event_id, each in zip(ids, found, strict=True) if isinstance(each, Exception)}
 
     async def _hold_timed(self, requests: Sequence[HoldRequest]) -> list[Result]:
         if not requests:
             return []
         metrics.HOLD_BATCH_SIZE.observe(len(requests))
         with metrics.HOLD_DURATION.time():
-            return await self._holds.hold_many(requests)
+            try:
+                return await self._holds.hold_many(requests)
+            except Exception as error:  # noqa: BLE001 - what was held in an earlier round must still be promised
+                return [error] * len(requests)
 
     async def _blocks(
         self, wishes: Mapping[int, Wish], looked_again: set[int], results: _Results
@@ -157,7 +174,12 @@ class Reservations:
         refused = [at for at in proven if isinstance(results[at], _PASSING)]
         if not refused:
             return
-        known = await self._holds.read_many([(wishes[at].event_id, wishes[at].booking_id) for at in refused])
+        try:
+            known = await self._holds.read_many([(wishes[at].event_id, wishes[at].booking_id) for at in refused])
+        except RedisError as error:
+            # Nobody knows which of them are repeats; the others of the batch have their holds.
+            results.update(dict.fromkeys(refused, error))
+            return
         for at, booking in zip(refused, known, strict=True):
             if booking is not None:
                 same = booking.request_hash == wishes[at].request_hash
@@ -179,15 +201,26 @@ class Reservations:
     ) -> None:
         # By booking: a repeat may travel in the batch of its first.
         unique = {outcome.booking.booking_id: (wishes[at], outcome) for at, outcome in held.items()}
-        record = events_pb.ReserveCommands(commands=[_command(wish, outcome) for wish, outcome in unique.values()])
         traceparent = next((wishes[at].traceparent for at in held if wishes[at].traceparent), "")
         headers = {"traceparent": traceparent} if traceparent else {}
         try:
+            record = events_pb.ReserveCommands(commands=[_command(wish, outcome) for wish, outcome in unique.values()])
             await self._writer.append(topics.BOOKING_COMMANDS, str(event_id), record.SerializeToString(), headers)
         except Exception as error:  # noqa: BLE001 - whatever kept it from the log, nothing may be promised
             _log.warning("reservations released: not in the event log", extra={"fields": {"error": repr(error)}})
             results.update({at: Unavailable("reservations cannot be recorded now") for at in held})
             await self._release([each.booking for each in held.values() if not each.repeat])
+            return
+        # Beside the answer, which need not wait for what only the auditor reads.
+        noting = asyncio.create_task(self._note(event_id, list(unique)))
+        self._noting.add(noting)
+        noting.add_done_callback(self._noting.discard)
+
+    async def _note(self, event_id: int, booking_ids: Sequence[str]) -> None:
+        try:
+            await self._holds.promise(event_id, booking_ids)
+        except RedisError as error:
+            _log.warning("promises are not watched over", extra={"fields": {"error": repr(error)}})
 
     async def _release(self, bookings: Sequence[Booking]) -> None:
         try:

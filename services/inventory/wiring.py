@@ -55,6 +55,7 @@ class _Parts:
 async def wire_api(lifecycle: Lifecycle, settings: InventorySettings) -> int:
     """Starts everything of one API process; answers the bound port."""
     parts = await _open(lifecycle, settings)
+    # MySQL answered when it was migrated. The API is not taken out of balancing when it goes away: reservations go on.
     auth = await lifecycle.enter(connect(settings.auth_target))
     clock = SystemClock()
     availability = Availability(parts.catalog, parts.holds)
@@ -66,12 +67,14 @@ async def wire_api(lifecycle: Lifecycle, settings: InventorySettings) -> int:
         admission_keys=KeyRing.parse(settings.admission_keys.get_secret_value()),
         clock=clock,
     )
+    lifecycle.defer(reservations.aclose)
     bookings = Bookings(parts.ledger, parts.holds)
     gateway = DummyGateway(parts.db)
     lifecycle.defer(gateway.aclose)
-    payments = PaymentFlow(parts.ledger, gateway, parts.holds.settle_many)
+    payments = PaymentFlow(parts.ledger, gateway, parts.holds.settle_many, bookings.check_decided)
     watchers = Watchers(bookings, parts.holds)
     lifecycle.background("watchers", watchers.run)
+    lifecycle.background("watchers-of-payments", watchers.run_payments)
 
     async def end_streams(_seconds: float) -> None:
         watchers.close()
@@ -90,6 +93,7 @@ async def wire_api(lifecycle: Lifecycle, settings: InventorySettings) -> int:
 async def wire_worker(lifecycle: Lifecycle, settings: InventorySettings) -> int:
     """Starts everything of one worker process; answers the bound port of its health service."""
     parts = await _open(lifecycle, settings)
+    lifecycle.ready_when("mysql", parts.db.ping)
     relay = Relay(parts.db, parts.writer)
     gateway = DummyGateway(parts.db)
     lifecycle.defer(gateway.aclose)
@@ -100,7 +104,9 @@ async def wire_worker(lifecycle: Lifecycle, settings: InventorySettings) -> int:
     lifecycle.background("outbox", relay.run)
     lifecycle.background("sweeper", Sweeper(parts.ledger, settle, relay.nudge).run)
     lifecycle.background("completer", Completer(parts.ledger, gateway, settle, relay.nudge).run)
-    lifecycle.background("reconciler", Reconciler(parts.ledger, parts.holds.remind_many).run)
+    reconciler = Reconciler(parts.ledger, parts.holds.remind_many)
+    lifecycle.background("reconciler", reconciler.run)
+    lifecycle.background("reconciler-of-all", reconciler.run_all)
     lifecycle.background("auditor", Auditor(Audit(parts.db, parts.redis)).run)
     lifecycle.background("progress", ProgressPublisher(parts.ledger, parts.holds, parts.writer).run)
     return await grpc_server.serve(lifecycle, settings, [], None)
@@ -115,12 +121,12 @@ async def _open(lifecycle: Lifecycle, settings: InventorySettings) -> _Parts:
     writer = await lifecycle.enter(log.writer())
     catalog, ledger = Catalog(db), Ledger(db)
     holds = Holds(redis, partial(read_snapshot, catalog, ledger), pay_time=settings.pay_time)
+    lifecycle.defer(holds.aclose)
 
     async def redis_answers() -> None:
         await redis.ping()
 
     lifecycle.ready_when("redis", redis_answers)
-    lifecycle.ready_when("mysql", db.ping)
     lifecycle.ready_when("eventlog", log.ping)
     return _Parts(redis, log, writer, db, catalog, ledger, holds)
 

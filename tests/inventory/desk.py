@@ -71,15 +71,18 @@ class Desk:
     log: Log
     clock: FakeClock
 
-    def wish(self, user: int, *seats: int, best: int = 0, section: str = "", key: str = "key-00001") -> Wish:
+    def wish(
+        self, user: int, *seats: int, best: int = 0, section: str = "", key: str = "key-00001", event_id: int = 0
+    ) -> Wish:
+        event_id = event_id or self.event_id
         return Wish(
             user_id=user,
-            event_id=self.event_id,
-            ticket_ids=tuple(ticket_id(self.event_id, seat) for seat in seats),
+            event_id=event_id,
+            ticket_ids=tuple(ticket_id(event_id, seat) for seat in seats),
             quantity=best,
             section=section,
             idempotency_key=key,
-            admission_token=admission(user, self.event_id, self.clock.now() + timedelta(minutes=5)),
+            admission_token=admission(user, event_id, self.clock.now() + timedelta(minutes=5)),
             traceparent="",
         )
 
@@ -122,3 +125,4 @@ async def open_desk(
         availability = Availability(catalog, holds)
         reservations = Reservations(catalog, availability, holds, log, admission_keys=KEYS, clock=clock)
         yield Desk(event_id, redis, holds, catalog, availability, ledger, reservations, log, clock)
+        await reservations.aclose()

@@ -5,15 +5,19 @@ from datetime import timedelta
 from redis.asyncio import Redis
 
 from services.inventory.audit import Audit, AuditReport
+from services.inventory.bookings import Bookings
 from services.inventory.domain import Booking
-from services.inventory.holds import KEEP, Holds, Snapshot
+from services.inventory.holds import KEEP, HoldOutcome, HoldRequest, Holds, Snapshot
 from services.inventory.ledger import Ledger
 from services.inventory.payments.dummy import DummyGateway
 from services.inventory.payments.flow import PaymentFlow
+from services.inventory.records import Block
 from services.inventory.recovery import Completer, Sweeper
-from tests.inventory.sale import EVENT, SEATS, Sale
+from tests.inventory.sale import EVENT, LIMIT, SEATS, Sale
 
 NOW = timedelta()
+# How long a provider is waited for in tests of one that does not answer. Others wait long enough for a slow machine.
+IMPATIENT = timedelta(milliseconds=200)
 KEY = "pay-key-0001"
 
 
@@ -23,6 +27,7 @@ class Shop:
         self.redis = redis
         self.ledger = Ledger(sale.db)
         self.holds = Holds(redis, self._snapshot)
+        self.bookings = Bookings(self.ledger, self.holds)
         self.gateway = DummyGateway(sale.db, late_by=timedelta(hours=1))
         self.nudges = 0
 
@@ -32,8 +37,10 @@ class Shop:
     def nudge(self) -> None:
         self.nudges += 1
 
-    def flow(self, timeout: timedelta = timedelta(milliseconds=200)) -> PaymentFlow:
-        return PaymentFlow(self.ledger, self.gateway, self.holds.settle_many, timeout=timeout)
+    def flow(self, timeout: timedelta = timedelta(seconds=5)) -> PaymentFlow:
+        return PaymentFlow(
+            self.ledger, self.gateway, self.holds.settle_many, self.bookings.check_decided, timeout=timeout
+        )
 
     def completer(self) -> Completer:
         return Completer(self.ledger, self.gateway, self.holds.settle_many, self.nudge, after=NOW)
@@ -46,6 +53,21 @@ class Shop:
         (booking,) = await self.ledger.commit_reservations([self.sale.command(user_id, seats, key)])
         await self.holds.settle_many([booking])
         return booking
+
+    async def held(self, user_id: int, seats: list[int], key: str = "key-00001") -> Booking:
+        """A booking that is PENDING in Redis."""
+        wish = self.sale.command(user_id, seats, key)
+        request = HoldRequest(
+            booking_id=wish.booking_id,
+            event_id=EVENT,
+            user_id=user_id,
+            request_hash=wish.request_hash,
+            limit=LIMIT,
+            blocks=(Block(wish.seat_indexes, wish.amount.amount),),
+        )
+        (outcome,) = await self.holds.hold_many([request])
+        assert isinstance(outcome, HoldOutcome), outcome
+        return outcome.booking
 
     async def audit(self) -> AuditReport:
         return await Audit(self.sale.db, self.redis, grace=NOW, money_grace=NOW).run(EVENT)

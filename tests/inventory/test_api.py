@@ -24,7 +24,7 @@ from services.common.grpc_channel import connect
 from services.common.keyring import KeyRing
 from services.common.lifecycle import Lifecycle, running
 from services.common.migrations import migrate
-from services.common.mysql import open_database
+from services.common.mysql import Database, DatabaseUnavailable, open_database
 from services.inventory import seatmap
 from services.inventory.catalog import Catalog
 from services.inventory.domain import ticket_id
@@ -37,6 +37,7 @@ from tests.support import eventually
 ADMISSION_KEYS = "k1:" + "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
 SIGNING_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 S = pb.Booking
+Role = Callable[[Lifecycle, InventorySettings], Awaitable[int]]
 
 
 class Keys(auth_rpc.AuthServiceServicer):
@@ -112,31 +113,45 @@ async def reason_of(call: Awaitable[Any]) -> str:
 
 
 @pytest.fixture
-async def client(mysql_url_factory: Callable[[str], str], redis_url: str) -> AsyncIterator[Client]:
-    mysql_url = mysql_url_factory("inventory_api")
-    async with open_database(mysql_url) as db:
-        await migrate(db, MIGRATIONS)
-        event_id = await Catalog(db).add(event(), seatmap.hall_document("club"))
+async def settings(mysql_url_factory: Callable[[str], str], redis_url: str) -> AsyncIterator[InventorySettings]:
     async with auth_with_our_key() as auth_target:
-        settings = InventorySettings(
-            mysql_url=mysql_url,
+        yield InventorySettings(
+            mysql_url=mysql_url_factory("inventory_api"),
             redis_url=redis_url,
             eventlog_url=redis_url,
             auth_target=auth_target,
             admission_keys=ADMISSION_KEYS,  # type: ignore[arg-type] # pydantic makes a secret of it
         )
-        async with (
-            running(partial(wire, wire_api, settings), 1) as api,
-            running(partial(wire, wire_worker, settings), 1),
-            connect(f"127.0.0.1:{api.addresses['grpc_port']}") as channel,
-        ):
-            yield Client(event_id, event_rpc.EventServiceStub(channel), booking_rpc.BookingServiceStub(channel))
 
 
-async def wire(
-    role: Callable[[Lifecycle, InventorySettings], Awaitable[int]], settings: Any, process: Lifecycle
-) -> None:
+@pytest.fixture
+async def client(settings: InventorySettings) -> AsyncIterator[Client]:
+    async with open_database(settings.mysql_url) as db:
+        await migrate(db, MIGRATIONS)
+        event_id = await Catalog(db).add(event(), seatmap.hall_document("club"))
+    async with (
+        running(partial(wire, wire_api, settings), 1) as api,
+        running(partial(wire, wire_worker, settings), 1),
+        connect(f"127.0.0.1:{api.addresses['grpc_port']}") as channel,
+    ):
+        yield Client(event_id, event_rpc.EventServiceStub(channel), booking_rpc.BookingServiceStub(channel))
+
+
+async def wire(role: Role, settings: InventorySettings, process: Lifecycle) -> None:
     await role(process, settings)
+
+
+@pytest.mark.parametrize(("role", "serves"), [(wire_api, True), (wire_worker, False)], ids=["api", "worker"])
+async def test_the_api_alone_is_not_taken_out_of_balancing_while_mysql_is_away(
+    role: Role, serves: bool, settings: InventorySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: Database) -> None:
+        raise DatabaseUnavailable
+
+    monkeypatch.setattr(Database, "ping", away)
+    async with running(partial(wire, role, settings), 1) as process:
+        await process.health.check()
+        assert process.health.serving is serves
 
 
 async def test_events_are_listed_and_read_by_anyone(client: Client) -> None:

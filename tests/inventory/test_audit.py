@@ -2,14 +2,13 @@
 
 import argparse
 import asyncio
-from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
 
 from services.common import metrics
 from services.inventory.audit import Audit, Kind, export, lines
-from services.inventory.audit_command import main_audit
+from services.inventory.audit_command import add_arguments, main_audit
 from services.inventory.domain import Booking
 from services.inventory.holds import key
 from services.inventory.settings import AuditSettings
@@ -79,20 +78,47 @@ async def test_a_sold_seat_that_redis_would_sell_is_found(shop: Shop) -> None:
     paid, _ = await busy(shop)
     await shop.redis.hdel(key(EVENT, "owners"), "0")
     await shop.redis.setbit(key(EVENT, "seats"), 0, 0)
-    assert (await shop.audit()).clean  # it may be on its way to Redis
+    patient = Audit(shop.sale.db, shop.redis)
+    assert (await patient.run(EVENT)).clean  # it may be on its way to Redis
     await shop.sale.execute("UPDATE bookings SET update_time = update_time - INTERVAL 1 MINUTE")
+    assert not (await patient.run(EVENT)).clean
     findings = (await shop.audit()).findings
     assert [(each.kind, each.subject) for each in findings] == [(Kind.MISMATCH, "seat 0")]
     assert paid.booking_id in findings[0].detail
 
 
-async def test_a_promise_that_nobody_decides_is_found(shop: Shop) -> None:
-    long_ago = datetime.now(tz=UTC) - timedelta(minutes=1)
-    waiting = shop.sale.command(3, [9])
-    old = Booking(**{name: getattr(waiting, name) for name in Booking.__slots__} | {"create_time": long_ago})
-    await shop.holds.settle_many([old])
+async def undecided(shop: Shop) -> list[str]:
     findings = (await shop.audit()).findings
-    assert [(each.kind, each.subject) for each in findings] == [(Kind.UNDECIDED, old.booking_id)]
+    assert {each.kind for each in findings} <= {Kind.UNDECIDED}
+    return [each.subject for each in findings]
+
+
+async def test_a_promise_that_nobody_decides_is_found_for_as_long_as_nobody_does(shop: Shop) -> None:
+    promised, untold = await shop.held(3, [9]), await shop.held(4, [10])
+    await shop.holds.promise(EVENT, [promised.booking_id])
+    assert await undecided(shop) == [promised.booking_id]
+    assert (await Audit(shop.sale.db, shop.redis).run(EVENT)).clean  # it is young
+    await shop.redis.zadd(key(EVENT, "expiries"), {promised.booking_id: 0, untold.booking_id: 0})
+    await shop.holds.reap(EVENT)
+    assert await shop.taken() == set()
+    assert await undecided(shop) == [promised.booking_id]
+    await shop.holds.settle_many(await shop.ledger.commit_reservations([promised]))
+    assert await undecided(shop) == []
+    assert await shop.redis.exists(key(EVENT, "promised")) == 0
+
+
+async def test_a_promise_that_was_decided_before_it_was_noted_is_none(shop: Shop) -> None:
+    decided = await shop.reserve(3, [9])
+    await shop.holds.promise(EVENT, [decided.booking_id])
+    assert await undecided(shop) == []
+    assert await shop.redis.exists(key(EVENT, "promised")) == 0
+
+
+async def test_a_promise_is_kept_although_redis_forgets_that_it_was_decided(shop: Shop) -> None:
+    held = await shop.held(3, [9])
+    await shop.holds.promise(EVENT, [held.booking_id])
+    await shop.ledger.commit_reservations([held])
+    assert await undecided(shop) == []
 
 
 async def test_the_numbers_are_metrics_and_lines(shop: Shop) -> None:
@@ -107,16 +133,40 @@ async def test_the_numbers_are_metrics_and_lines(shop: Shop) -> None:
     assert metrics.LEAKED_HOLDS._value.get() == 0
 
 
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+async def test_who_knows_that_the_sale_is_over_asks_without_grace(
+    shop: Shop, inventory_url: str, redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = AuditSettings(mysql_url=inventory_url, redis_url=redis_url)
+    await busy(shop)
+    await shop.sale.execute("UPDATE bookings SET state = 'EXPIRED' WHERE state = 'CONFIRMED'")
+    await shop.sale.execute("UPDATE tickets SET status = 'AVAILABLE', booking_id = NULL WHERE status = 'SOLD'")
+    await shop.redis.flushdb()  # nothing but the money is left to tell of it
+    assert await asyncio.to_thread(main_audit, settings, parsed("--json")) == 0
+    assert set(Kind) < set(orjson.loads(capsys.readouterr().out))
+    over = parsed("--json", "--grace", "0", "--money-grace", "0")
+    assert await asyncio.to_thread(main_audit, settings, over) == 1
+    assert orjson.loads(capsys.readouterr().out)["paid_without_ticket"] == 1
+    for wrong in ("-1", "nan", "soon"):
+        with pytest.raises(SystemExit):
+            parsed("--grace", wrong)
+
+
 async def test_the_command_prints_what_differs_and_says_so_by_its_status(
     shop: Shop, inventory_url: str, redis_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = AuditSettings(mysql_url=inventory_url, redis_url=redis_url)
-    everything = argparse.Namespace(event=None, json=True)
+    everything = parsed("--json")
     paid, _ = await busy(shop)
     assert await asyncio.to_thread(main_audit, settings, everything) == 0
     assert orjson.loads(capsys.readouterr().out)["clean"] is True
     await shop.sale.execute("UPDATE tickets SET status = 'RESERVED' WHERE booking_id = %s", paid.booking_id)
     assert await asyncio.to_thread(main_audit, settings, everything) == 1
     assert orjson.loads(capsys.readouterr().out)["findings"][0]["subject"] == paid.booking_id
-    assert await asyncio.to_thread(main_audit, settings, argparse.Namespace(event=EVENT, json=False)) == 1
+    assert await asyncio.to_thread(main_audit, settings, parsed("--event", str(EVENT))) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 events: oversold 0")

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from services.common.mysql import Database
+from services.common.mysql import Database, DatabaseUnavailable
 from services.inventory.domain import EventNotFound
 from services.inventory.fresh import Fresh
 from tests.inventory.desk import Desk, event, open_desk
@@ -69,6 +69,76 @@ async def test_a_failure_is_told_to_those_who_wait_and_not_kept() -> None:
     assert [type(each) for each in first] == [RuntimeError, RuntimeError]
     assert await fresh.get("a") == 7
     assert await fresh.get("a") == 7
+
+
+class Source:
+    """Answers with the number of the call, or fails, or says nothing."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.error: Exception | None = None
+        self.silent = False
+
+    async def load(self, _: str) -> int:
+        self.calls += 1
+        if self.silent:
+            await asyncio.Event().wait()
+        if self.error:
+            raise self.error
+        return self.calls
+
+
+async def test_an_outage_is_bridged_with_what_was_known_last_and_asked_about_again_later() -> None:
+    source = Source()
+    fresh = Fresh(source.load, timedelta(milliseconds=50), bridge=timedelta(minutes=1))
+    source.error = DatabaseUnavailable()
+    with pytest.raises(DatabaseUnavailable):
+        await fresh.get("a")  # nothing is known yet
+    source.error = None
+    assert await fresh.get("a") == 2
+    source.error = DatabaseUnavailable()
+    await eventually(lambda: source_was_asked_again(fresh, source))
+    calls = source.calls
+    assert [await fresh.get("a") for _ in range(5)] == [2] * 5
+    assert source.calls == calls, "one question per age, not one per caller"
+    source.error = None
+
+    async def back() -> bool:
+        return await fresh.get("a") > 2
+
+    assert await eventually(back)
+
+
+async def source_was_asked_again(fresh: Fresh[str, int], source: Source) -> bool:
+    assert await fresh.get("a") == 2
+    return source.calls > 2
+
+
+async def test_silence_is_bridged_too() -> None:
+    source = Source()
+    fresh = Fresh(source.load, timedelta(), bridge=timedelta(minutes=1))
+    assert await fresh.get("a") == 1
+    source.silent = True
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*(fresh.get("a") for _ in range(3))) == [1] * 3
+    assert source.calls == 2
+    for load in fresh._loading.values():
+        load.task.cancel()
+
+
+async def test_neither_faults_nor_what_is_too_old_is_bridged() -> None:
+    source = Source()
+    fresh = Fresh(source.load, timedelta(), bridge=timedelta(minutes=1))
+    await fresh.get("a")
+    source.error = EventNotFound()
+    with pytest.raises(EventNotFound):
+        await fresh.get("a")
+    strict = Fresh(source.load, timedelta())
+    source.error = None
+    await strict.get("a")
+    source.error = DatabaseUnavailable()
+    with pytest.raises(DatabaseUnavailable):
+        await strict.get("a")
 
 
 async def test_one_who_gives_up_does_not_take_the_value_from_the_others() -> None:

@@ -2,19 +2,22 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from services.inventory.domain import (
+    PAYMENT_PATIENCE,
     Booking,
     BookingState,
     IdempotencyKeyReused,
+    PaymentState,
     SeatsTaken,
     TicketLimit,
     ticket_id,
 )
-from services.inventory.holds import HoldOutcome
+from services.inventory.holds import GRACE, HoldOutcome
+from services.inventory.records import from_ms
 from tests.inventory.seats import EVENT, Hall, asks, committed, key, open_hall
 from tests.support import eventually
 
@@ -132,6 +135,44 @@ async def test_what_is_told_late_is_not_believed(hall: Hall) -> None:
     assert await hall.taken() == {3}
 
 
+async def test_of_two_records_of_a_state_the_one_with_less_time_is_the_older_one(hall: Hall) -> None:
+    longer = replace(await hall.held(asks(1, [3])), state=BookingState.RESERVED)
+    shorter = replace(longer, expire_time=longer.expire_time - timedelta(seconds=20))
+    for told in (shorter, longer, shorter):
+        await hall.holds.settle_many([told])
+    (known,) = await hall.holds.read_many([(EVENT, longer.booking_id)])
+    assert known is not None
+    assert known.expire_time == longer.expire_time
+    assert await due(hall, longer) == longer.expire_time + GRACE
+
+
+async def due(hall: Hall, booking: Booking) -> datetime:
+    score = await hall.redis.zscore(key("expiries"), booking.booking_id)
+    assert isinstance(score, float)
+    return from_ms(int(score))
+
+
+async def test_a_payment_under_way_puts_off_the_end_of_the_hold_and_nothing_brings_it_forward(hall: Hall) -> None:
+    reserved = replace(await hall.held(asks(1, [3])), state=BookingState.RESERVED)
+    paying = replace(reserved, payment_state=PaymentState.PROCESSING)
+    await hall.holds.settle_many([reserved])
+    assert await due(hall, reserved) == reserved.expire_time + GRACE
+    for told in (paying, reserved):
+        await hall.holds.settle_many([told])
+        assert await due(hall, reserved) == reserved.expire_time + PAYMENT_PATIENCE + GRACE
+    hall.live = [paying]
+    await hall.redis.flushdb()
+    await hall.holds.ensure_ready(EVENT)
+    assert await due(hall, reserved) == reserved.expire_time + PAYMENT_PATIENCE + GRACE
+
+
+async def test_an_unchanged_record_whose_hold_is_over_for_good_gets_no_end(hall: Hall) -> None:
+    sold = replace(await hall.held(asks(1, [3])), state=BookingState.CONFIRMED)
+    for _ in range(2):
+        await hall.holds.settle_many([sold])
+    assert await hall.redis.zcard(key("expiries")) == 0
+
+
 async def test_a_loser_frees_nothing_that_mysql_gave_to_someone_else(hall: Hall) -> None:
     late = await hall.held(asks(1, [3, 4]))
     await hall.end(late.booking_id)
@@ -202,6 +243,41 @@ async def test_what_is_committed_while_mysql_is_being_read_is_not_lost(hall: Hal
     progress = await hall.holds.progress(EVENT)
     assert progress is not None
     assert progress.sold == 1
+
+
+async def test_what_is_told_late_during_a_rebuild_shortens_nothing(hall: Hall) -> None:
+    longer = committed(1, [3], BookingState.RESERVED)
+    hall.live = [longer]
+    read = hall.holds._read_snapshot
+
+    async def read_slowly(event_id: int) -> object:
+        snapshot = await read(event_id)
+        await hall.holds.settle_many([replace(longer, expire_time=longer.expire_time - timedelta(seconds=20))])
+        return snapshot
+
+    hall.holds._read_snapshot = read_slowly  # type: ignore[assignment] # the same, with something happening meanwhile
+    await hall.holds.ensure_ready(EVENT)
+    assert await due(hall, longer) == longer.expire_time + GRACE
+
+
+async def test_a_rebuild_that_fails_late_leaves_the_lock_of_the_next_one_alone(hall: Hall) -> None:
+    async def read_for_too_long(_event_id: int) -> None:
+        await hall.redis.set(key("rebuild"), "of another process")  # ours has ended
+        raise TimeoutError
+
+    hall.holds._read_snapshot = read_for_too_long  # type: ignore[assignment] # it never answers
+    with pytest.raises(TimeoutError):
+        await hall.holds.rebuild(EVENT)
+    assert await hall.redis.get(key("rebuild")) == b"of another process"
+
+
+async def test_an_event_that_cannot_be_reaped_does_not_stop_the_others(hall: Hall) -> None:
+    await hall.holds.ensure_ready(EVENT + 1)
+    await hall.redis.set(f"event:{{{EVENT + 1}}}:expiries", "not a sorted set")
+    other = replace(asks(1, [3]), event_id=EVENT + 1)
+    good, bad = await hall.hold(asks(2, [4]), other)
+    assert isinstance(good, HoldOutcome)
+    assert isinstance(bad, Exception)
 
 
 async def test_concurrent_callers_share_one_rebuild(hall: Hall) -> None:

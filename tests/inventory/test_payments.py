@@ -17,11 +17,12 @@ from services.inventory.domain import (
     Money,
     PaymentDeclined,
     PaymentState,
+    booking_id_for,
 )
 from services.inventory.ledger import Outcome
 from services.inventory.payments.dummy import DummyGateway
-from tests.inventory.sale import Sale
-from tests.inventory.shop import KEY, Shop
+from tests.inventory.sale import EVENT, Sale
+from tests.inventory.shop import IMPATIENT, KEY, Shop
 from tests.support import eventually
 
 
@@ -67,7 +68,7 @@ async def test_declined_stays_reserved_and_may_be_paid_by_another_card(shop: Sho
 
 async def test_no_answer_is_processing_and_the_same_later(shop: Shop) -> None:
     booking = await shop.reserve(1, [0])
-    flow = shop.flow()
+    flow = shop.flow(IMPATIENT)
     for replayed in (False, True):
         paid = await flow.pay(booking.booking_id, 1, "tok_timeout", KEY)
         assert (paid.row.state, paid.row.payment_state, paid.replayed) == (
@@ -94,7 +95,7 @@ async def test_a_repeat_while_the_first_is_running_is_told_so(shop: Shop) -> Non
 
 async def test_of_many_payments_with_different_keys_one_charges(shop: Shop) -> None:
     booking = await shop.reserve(1, [0])
-    flow = shop.flow(timeout=timedelta(seconds=5))
+    flow = shop.flow()
     keys = [f"pay-key-{number:04}" for number in range(10)]
     results = await asyncio.gather(
         *(flow.pay(booking.booking_id, 1, "tok_approve", key) for key in keys), return_exceptions=True
@@ -125,7 +126,7 @@ async def test_control_without_the_rule_of_one_payment_two_are_charged(
     monkeypatch.setattr(payments, "_payments_of", look_together)
     monkeypatch.setattr(payments, "lock_booking", unlocked)
     await shop.sale.execute("ALTER TABLE payments DROP INDEX one_active_payment")
-    flow = shop.flow(timeout=timedelta(seconds=5))
+    flow = shop.flow()
     await asyncio.gather(
         *(flow.pay(booking.booking_id, 1, "tok_approve", key) for key in (KEY, "pay-key-0002")), return_exceptions=True
     )
@@ -151,6 +152,23 @@ async def test_who_may_not_pay_is_told_why(shop: Shop) -> None:
     with pytest.raises(BookingNotCancellable):
         await shop.ledger.cancel(mine.booking_id, 1)
     assert await shop.charges() == [("CAPTURED", 0)]
+
+
+async def test_a_booking_that_is_still_pending_is_there_for_its_buyer_alone(shop: Shop) -> None:
+    pending = (await shop.held(1, [0])).booking_id
+    with pytest.raises(BookingNotPayable):
+        await shop.flow().pay(pending, 1, "tok_approve", KEY)
+    with pytest.raises(BookingNotCancellable):
+        await shop.bookings.cancel(pending, 1)
+    with pytest.raises(BookingNotFound):
+        await shop.flow().pay(pending, 2, "tok_approve", KEY)
+    with pytest.raises(BookingNotFound):
+        await shop.bookings.cancel(pending, 2)
+    unknown = booking_id_for(1, EVENT, "key-00002")
+    with pytest.raises(BookingNotFound):
+        await shop.flow().pay(unknown, 1, "tok_approve", KEY)
+    with pytest.raises(BookingNotFound):
+        await shop.bookings.cancel(unknown, 1)
 
 
 async def test_the_first_payment_lengthens_the_hold_and_no_later_one(shop: Shop) -> None:

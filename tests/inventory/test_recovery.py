@@ -1,20 +1,33 @@
 """Whatever stops half-way comes to an end, and to one end only."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from boxoffice.inventory.v1 import booking_events_pb2 as events_pb
 
 from services.common.mysql import Transaction
 from services.inventory import audit
-from services.inventory.domain import Booking, BookingState, Money
+from services.inventory.domain import (
+    PAYMENT_PATIENCE,
+    Booking,
+    BookingExpired,
+    BookingState,
+    Money,
+    PaymentDeclined,
+    PaymentState,
+)
+from services.inventory.holds import key
 from services.inventory.ledger import Ledger, Outcome, Payment, PaymentRequest, expiry, reads
 from services.inventory.payments.dummy import DummyGateway
 from services.inventory.payments.flow import PaymentFlow, hash_of_method
 from services.inventory.payments.gateway import ProviderUnavailable
+from services.inventory.records import from_ms, to_ms
 from services.inventory.recovery import Reconciler
-from tests.inventory.shop import KEY, Shop
+from tests.inventory.sale import EVENT, SEATS
+from tests.inventory.shop import IMPATIENT, KEY, Shop
+from tests.support import eventually
 
 SILENT = 1000.0
 """Seconds after its time at which a booking has lost its seats, payment or not."""
@@ -67,7 +80,7 @@ async def crash_in_payment(shop: Shop, crash_at: str, method: str = "tok_approve
             raise Crash
         await shop.holds.settle_many(bookings)
 
-    flow = PaymentFlow(ledger, gateway, settle, timeout=timedelta(seconds=5))
+    flow = PaymentFlow(ledger, gateway, settle, shop.bookings.check_decided, timeout=timedelta(seconds=5))
     with pytest.raises(Crash):
         await flow.pay(booking.booking_id, 1, method, KEY)
     return booking
@@ -105,12 +118,20 @@ async def test_control_without_the_completer_the_money_is_lost(shop: Shop) -> No
 
 
 async def test_a_payment_that_was_written_off_cannot_be_charged_later(shop: Shop) -> None:
+    arrives = asyncio.Event()
+
+    class Distant(DummyGateway):
+        async def _charge_late(self, key: str, amount: Money) -> Outcome:
+            await arrives.wait()
+            return await self._enter(key, amount, "CAPTURED")
+
     booking = await shop.reserve(1, [0])
-    shop.gateway = DummyGateway(shop.sale.db, charge_after=timedelta(milliseconds=500), late_by=timedelta())
-    paid = await shop.flow(timeout=timedelta(milliseconds=20)).pay(booking.booking_id, 1, "tok_late", KEY)
+    shop.gateway = Distant(shop.sale.db)
+    paid = await shop.flow(IMPATIENT).pay(booking.booking_id, 1, "tok_late", KEY)
     assert paid.row.state is BookingState.RESERVED
     (charge,) = shop.gateway._running
     await shop.completer().run_once()  # while the charge is on its way
+    arrives.set()
     assert await charge is Outcome.DECLINED
     assert await shop.payments() == ["DECLINED"]
     assert await shop.charges() == [("VOIDED", 0)]
@@ -120,7 +141,8 @@ async def test_a_payment_that_was_written_off_cannot_be_charged_later(shop: Shop
 async def expire_while_paying(shop: Shop) -> Booking:
     """A payment that was captured, whose booking has expired: the answer came too late by far."""
     booking = await shop.reserve(1, [0, 1])
-    await shop.flow().pay(booking.booking_id, 1, "tok_late", KEY)
+    await shop.flow(IMPATIENT).pay(booking.booking_id, 1, "tok_late", KEY)
+    await eventually(shop.charges)
     await shop.sale.make_overdue(booking.booking_id, SILENT)
     assert await shop.sweeper().run_once() == 1
     assert await shop.sale.owners() == {}
@@ -168,7 +190,7 @@ async def test_a_silent_provider_leaves_the_payment_for_later(shop: Shop) -> Non
             raise ProviderUnavailable(key)
 
     booking = await shop.reserve(1, [0])
-    await shop.flow().pay(booking.booking_id, 1, "tok_late", KEY)
+    await shop.flow(IMPATIENT).pay(booking.booking_id, 1, "tok_late", KEY)
     shop.gateway = Silent(shop.sale.db)
     assert await shop.completer().run_once() == 1
     assert await shop.payments() == ["INTENT"]
@@ -237,26 +259,120 @@ async def test_control_without_a_look_at_payments_it_expires(shop: Shop, monkeyp
 
 
 async def test_pay_and_sweep_at_the_same_moment_agree(shop: Shop) -> None:
-    bookings = [await shop.reserve(user, [user]) for user in range(1, 31)]
-    await shop.sale.execute("UPDATE bookings SET expire_time = UTC_TIMESTAMP(6) + INTERVAL 60000 MICROSECOND")
-    flow = shop.flow(timeout=timedelta(seconds=5))
+    """Some are over before anybody pays, some are far from it, and those between end while they are being paid."""
+    over, contested, early = range(1, 6), range(6, 26), range(26, 31)
+    bookings = [await shop.reserve(user, [user]) for user in (*over, *contested, *early)]
+    all_are_there = asyncio.Barrier(len(bookings) + 2)
+    flow = shop.flow()
 
-    async def pay(at: int, booking: Booking) -> object:
-        await asyncio.sleep(0.004 * at)
+    async def pay(booking: Booking) -> object:
+        await all_are_there.wait()
         return await flow.pay(booking.booking_id, booking.user_id, "tok_approve", KEY)
 
     async def sweep() -> None:
-        for _ in range(20):
+        await all_are_there.wait()
+        while await shop.sale.rows("SELECT 1 FROM bookings WHERE state = 'RESERVED'"):
             await shop.sweeper().run_once()
-            await asyncio.sleep(0.008)
 
-    paying = asyncio.gather(*(pay(at, each) for at, each in enumerate(bookings)), return_exceptions=True)
-    await asyncio.gather(sweep(), sweep(), paying)
-    await recover(shop)
-    confirmed = await shop.sale.rows("SELECT COUNT(*) FROM bookings WHERE state = 'CONFIRMED'")
-    expired = await shop.sale.rows("SELECT COUNT(*) FROM bookings WHERE state = 'EXPIRED'")
-    assert confirmed[0][0] + expired[0][0] == len(bookings)
-    assert await shop.charges() == [("CAPTURED", 0)] * confirmed[0][0]
+    await shop.sale.execute(
+        "UPDATE bookings SET expire_time = UTC_TIMESTAMP(6) + INTERVAL CASE WHEN user_id < %s THEN -1000000 "
+        "WHEN user_id < %s THEN (user_id - %s) * 8000 ELSE 60000000 END MICROSECOND",
+        contested.start,
+        early.start,
+        contested.start,
+    )
+    *paid, _, _ = await asyncio.gather(*map(pay, bookings), sweep(), sweep(), return_exceptions=True)
+    states = dict(await shop.sale.rows("SELECT user_id, state FROM bookings"))
+    assert {states[user] for user in over} == {"EXPIRED"}
+    assert {states[user] for user in early} == {"CONFIRMED"}
+    outcomes = ["EXPIRED" if isinstance(each, BookingExpired) else "CONFIRMED" for each in paid]
+    assert [states[each.user_id] for each in bookings] == outcomes
+    assert await shop.charges() == [("CAPTURED", 0)] * outcomes.count("CONFIRMED")
+    assert (await shop.audit()).clean
+
+
+async def pay_again_at_the_last_moment(shop: Shop) -> Booking:
+    """A second payment does not lengthen the hold; it is under way when the time of the booking is over."""
+    booking = await shop.reserve(1, [0])
+    with pytest.raises(PaymentDeclined):
+        await shop.flow().pay(booking.booking_id, 1, "tok_decline", KEY)
+    paying = await shop.flow(IMPATIENT).pay(booking.booking_id, 1, "tok_timeout", "pay-key-0002")
+    assert paying.row.payment_state is PaymentState.PROCESSING
+    return paying.row
+
+
+async def end_of_hold(shop: Shop, booking: Booking) -> datetime:
+    score = await shop.redis.zscore(key(booking.event_id, "expiries"), booking.booking_id)
+    assert isinstance(score, float)
+    return from_ms(int(score))
+
+
+async def test_redis_keeps_the_seats_of_a_running_payment_as_long_as_mysql(shop: Shop) -> None:
+    booking = await pay_again_at_the_last_moment(shop)
+    kept_until = from_ms(to_ms(booking.expire_time + PAYMENT_PATIENCE))
+    assert await end_of_hold(shop, booking) > kept_until
+    await shop.redis.flushdb()
+    await shop.holds.ensure_ready(EVENT)
+    assert await end_of_hold(shop, booking) > kept_until
+
+
+async def test_redis_is_reminded_of_a_payment_that_it_was_not_told_about(shop: Shop) -> None:
+    booking = await pay_again_at_the_last_moment(shop)
+    await shop.redis.zadd(key(EVENT, "expiries"), {booking.booking_id: to_ms(booking.expire_time)})
+    await Reconciler(shop.ledger, shop.holds.remind_many).run_once()
+    assert await end_of_hold(shop, booking) > booking.expire_time + PAYMENT_PATIENCE
+
+
+class Memory:
+    """What Redis knew of the event: its last write to a disk, or a replica that is behind."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._redis = shop.redis
+        self._saved: dict[bytes, Any] = {}
+
+    async def save(self) -> None:
+        self._saved = {name: await self._redis.dump(name) async for name in self._redis.scan_iter("event:*")}
+
+    async def fall_back(self) -> None:
+        await self._redis.flushdb()
+        for name, value in self._saved.items():
+            await self._redis.restore(name, 0, value)
+
+
+async def forget_what_was_sold(shop: Shop) -> Booking:
+    await shop.reserve(9, [30])
+    memory = Memory(shop)
+    await memory.save()
+    sold = await shop.reserve(1, [0, 1])
+    await shop.flow().pay(sold.booking_id, 1, "tok_approve", KEY)
+    await shop.sale.execute("UPDATE bookings SET update_time = update_time - INTERVAL 1 MINUTE")
+    await memory.fall_back()
+    assert await shop.taken() == {30}
+    return sold
+
+
+async def test_one_buyer_at_most_is_refused_for_what_redis_has_forgotten(shop: Shop) -> None:
+    await forget_what_was_sold(shop)
+    unlucky = await shop.held(2, [1, 2])
+    settled = await shop.ledger.commit_reservations([unlucky])
+    assert settled[-1].state is BookingState.REJECTED
+    await shop.holds.settle_many(settled)
+    assert await shop.taken() == {0, 1, 30}
+    progress = await shop.holds.progress(EVENT)
+    assert progress is not None
+    assert (progress.left, progress.sold) == (SEATS - 3, 2)
+    assert (await shop.audit()).clean
+
+
+async def test_what_redis_has_forgotten_is_told_when_everything_is(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "_PAGE_MOST", 2)
+    await forget_what_was_sold(shop)
+    others = [await shop.reserve(user, [user]) for user in range(10, 15)]
+    cancelled = await shop.ledger.cancel(others[0].booking_id, 10)
+    reconciler = Reconciler(shop.ledger, shop.holds.remind_many)
+    assert await reconciler.run_all_once() == 2 + len(others)
+    assert await shop.taken() == {0, 1, 30, 11, 12, 13, 14}
+    assert cancelled.state is BookingState.CANCELLED
     assert (await shop.audit()).clean
 
 
@@ -274,7 +390,7 @@ async def test_the_reconciler_tells_redis_what_it_missed(shop: Shop) -> None:
 async def test_reconciler_and_auditor_read_large_sales_page_by_page(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reads, "_CHANGED_MOST", 2)
+    monkeypatch.setattr(reads, "_PAGE_MOST", 2)
     monkeypatch.setattr(audit, "_OWNERS_MOST", 2)
     # Two bookings of the second person stand on both sides of a page's end.
     people = [1, 2, 2, 3, 4]

@@ -1,21 +1,25 @@
 """From a wish to a promise: what is checked, what is held, what is in the event log, and what a crash leaves behind."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisAway
 
 from services.common.errors import Unavailable, describe
 from services.common.keyring import KeyRing
-from services.common.mysql import Database
+from services.common.mysql import Database, DatabaseUnavailable
 from services.inventory import domain, seatmap
-from services.inventory.availability import Availability
+from services.inventory.availability import Availability, Picture
+from services.inventory.catalog import Catalog
 from services.inventory.domain import BookingState, ticket_id
-from services.inventory.holds import HoldOutcome
+from services.inventory.holds import HoldOutcome, HoldRequest
+from services.inventory.mirror import promised_before
 from services.inventory.reservation import Reservations
 from services.inventory.wishes import Wish
+from services.inventory.worker import parse
 from tests.inventory.desk import KEYS, Desk, admission, event, open_desk
 
 
@@ -177,6 +181,106 @@ async def test_a_record_that_was_written_although_the_append_failed_does_no_harm
     assert live == {1: (3,), 3: (5,)}
     _, bitmap = await desk.holds.seats(desk.event_id)
     assert bitmap[0] == 0b00010100
+
+
+async def test_an_event_that_cannot_be_looked_at_does_not_stop_the_others(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await desk.catalog.add(event(), seatmap.generated_document(1))
+    await desk.availability.picker(other)  # one seat is free in it
+    await held(desk, desk.wish(9, 0, event_id=other))
+    picture = desk.availability.picture
+
+    async def away(event_id: int, *, newest: bool = False) -> Picture:
+        if newest:
+            raise DatabaseUnavailable
+        return await picture(event_id)
+
+    monkeypatch.setattr(desk.availability, "picture", away)
+    good, bad = await desk.reservations.reserve_many([desk.wish(1, 0), desk.wish(2, best=1, event_id=other)])
+    assert isinstance(good, HoldOutcome)
+    assert isinstance(bad, DatabaseUnavailable)
+    assert desk.log.commands[-1].booking_id == good.booking.booking_id
+
+
+async def test_what_was_held_is_promised_although_redis_goes_away_before_the_next_round(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold_many, rounds = desk.holds.hold_many, iter(range(9))
+
+    async def away(requests: Sequence[HoldRequest]) -> list[HoldOutcome | Exception]:
+        if next(rounds):
+            raise RedisAway
+        return [*await hold_many(requests[:1]), domain.SeatsTaken([], seats_left=1)]
+
+    monkeypatch.setattr(desk.holds, "hold_many", away)
+    good, bad = await desk.reservations.reserve_many([desk.wish(1, 0), desk.wish(2, best=1)])
+    assert isinstance(good, HoldOutcome)
+    assert isinstance(bad, RedisAway)
+    assert [command.booking_id for command in desk.log.commands] == [good.booking.booking_id]
+
+
+async def test_what_was_held_is_promised_although_repeats_cannot_be_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: object) -> list[domain.Booking | None]:
+        raise RedisAway
+
+    monkeypatch.setattr(desk.holds, "read_many", away)
+    late = replace(desk.wish(2, 1), admission_token=admission(2, desk.event_id, desk.clock.now()))
+    good, bad = await desk.reservations.reserve_many([desk.wish(1, 0), late])
+    assert isinstance(good, HoldOutcome)
+    assert isinstance(bad, RedisAway)
+    assert [command.booking_id for command in desk.log.commands] == [good.booking.booking_id]
+
+
+async def test_reservations_go_on_while_mysql_is_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    await held(desk, desk.wish(1, 0), desk.wish(2, best=1))
+
+    def away() -> None:
+        raise DatabaseUnavailable
+
+    with monkeypatch.context() as outage:
+        outage.setattr(desk.catalog._db, "transaction", away)
+        for catalog_age in (timedelta(seconds=3), timedelta(minutes=9)):
+            grow_old(desk.catalog, catalog_age)
+            await held(desk, desk.wish(3, 1), desk.wish(4, best=2))
+        grow_old(desk.catalog, timedelta(minutes=2))  # eleven in all: who knows what the sale is by now
+        assert await refusal(desk, desk.wish(5, 6)) == "UNAVAILABLE"
+    await held(desk, desk.wish(5, 6))
+    await desk.work()
+    assert len(await desk.ledger.live_bookings(desk.event_id)) == 5
+
+
+def grow_old(catalog: Catalog, age: timedelta) -> None:
+    """Lets time pass for what the catalog knows of events; seat maps do not change."""
+    values, seconds = catalog._sales._values, age.total_seconds()
+    for event_id, known in list(values.items()):
+        values[event_id] = replace(known, read_at=known.read_at - seconds, asked_at=known.asked_at - seconds)
+
+
+async def test_what_was_promised_is_noted_and_what_was_not_is_not(desk: Desk) -> None:
+    desk.log.fails = True
+    assert await refusal(desk, desk.wish(1, 3)) == "UNAVAILABLE"
+    desk.log.fails = False
+    (booking,) = await held(desk, desk.wish(2, 4))
+    await desk.reservations.aclose()
+    later = datetime.now(tz=UTC) + timedelta(minutes=1)
+    assert list(await promised_before(desk.redis, desk.event_id, later)) == [booking.booking_id]
+    await desk.work()
+    assert await promised_before(desk.redis, desk.event_id, later) == {}
+
+
+async def test_seats_that_were_told_stay_those_when_redis_is_lost_before_they_are_durable(desk: Desk) -> None:
+    (told,) = await held(desk, desk.wish(1, best=2))
+    await desk.redis.flushdb()
+    await held(desk, desk.wish(2, best=2))
+    (other,) = await held(desk, desk.wish(1, best=2))
+    assert other.seat_indexes != told.seat_indexes, "nobody remembers"
+    bookings = [command for record in desk.log.records for command in parse(record)]
+    await desk.holds.settle_many(await desk.ledger.commit_reservations(bookings))
+    (stored,) = [each for each in await desk.ledger.live_bookings(desk.event_id) if each.user_id == 1]
+    assert stored.seat_indexes == told.seat_indexes
 
 
 async def test_after_a_crash_between_hold_and_log_the_hold_ends_or_its_repeat_is_recorded(desk: Desk) -> None:

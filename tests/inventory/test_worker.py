@@ -3,14 +3,28 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from boxoffice.inventory.v1 import booking_events_pb2 as events_pb
 from boxoffice.inventory.v1 import money_pb2
+from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisAway
 
-from services.common.eventlog import EventLog, Poison, Record, consume, open_event_log, topics
+from services.common.eventlog import (
+    EventLog,
+    EventLogReader,
+    EventLogWriter,
+    Poison,
+    Record,
+    consume,
+    open_event_log,
+    topics,
+)
 from services.inventory.domain import Booking, BookingState
+from services.inventory.holds import key
+from services.inventory.settings import InventorySettings
+from services.inventory.wiring import replay_dead_letters
 from services.inventory.worker import GROUP, ProgressPublisher, ReservationWorker, parse
 from tests.inventory.sale import EVENT, SEATS
 from tests.inventory.shop import Shop
@@ -114,14 +128,131 @@ def test_a_command_without_seats_is_poison() -> None:
         parse(Record(topics.BOOKING_COMMANDS, "7", value))
 
 
-async def test_progress_is_told_when_it_has_changed(shop: Shop, log: EventLog) -> None:
+def command_with(shop: Shop, **changes: Any) -> bytes:
+    command = _command(shop.sale.command(1, [0]))
+    for name, value in changes.items():
+        if name == "amount":
+            command.amount.CopyFrom(value)
+        else:
+            setattr(command, name, value)
+    return events_pb.ReserveCommands(commands=[command]).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"booking_id": "7-한"},
+        {"booking_id": "7-" + "é" * 26},
+        {"booking_id": "x" * 60},
+        {"booking_id": "f" * 5000 + "-" + "a" * 26},
+        {"event_id": 8},
+        {"amount": money_pb2.Money(amount=1, currency="원화요")},
+    ],
+    ids=["hangul", "accents", "long", "of no event", "of another event", "currency"],
+)
+def test_a_command_that_mysql_could_not_take_is_poison(shop: Shop, changes: dict[str, Any]) -> None:
+    with pytest.raises(Poison):
+        parse(Record(topics.BOOKING_COMMANDS, "7", command_with(shop, **changes)))
+
+
+async def test_a_strange_trace_costs_nobody_a_booking(shop: Shop) -> None:
+    worker = ReservationWorker(shop.ledger, shop.holds.settle_many, shop.nudge)
+    for trace in ("한국", "0" * 100):
+        await worker.handle([Record(topics.BOOKING_COMMANDS, "7", command_with(shop, traceparent=trace))])
+    assert await shop.taken() == {0}
+
+
+async def test_dead_letters_come_back_when_the_worker_can_take_them(
+    shop: Shop, log: EventLog, inventory_url: str, redis_url: str
+) -> None:
+    good = shop.sale.command(1, [3])
+    async with log.writer() as writer:
+        dead = topics.dead(topics.BOOKING_COMMANDS)
+        await writer.append(dead, str(EVENT), encoded([good]), {"dead-error": "LedgerBroken"})
+    settings = InventorySettings(
+        mysql_url=inventory_url,
+        redis_url=redis_url,
+        eventlog_url=redis_url,
+        auth_target="127.0.0.1:1",
+        admission_keys=SecretStr("k1:a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="),
+    )
+    assert await replay_dead_letters(settings) == 1
+    worker = ReservationWorker(shop.ledger, shop.holds.settle_many, shop.nudge)
+    consuming = asyncio.create_task(consume(log, GROUP, [topics.BOOKING_COMMANDS], worker.handle))
+    try:
+        stored = await eventually(lambda: shop.ledger.booking(good.booking_id, 1))
+        assert stored is not None
+        assert stored.state is BookingState.RESERVED
+    finally:
+        consuming.cancel()
+        await asyncio.gather(consuming, return_exceptions=True)
+    assert await replay_dead_letters(settings) == 0
+
+
+class Told:
+    """A publisher and what queue hears of it."""
+
+    def __init__(self, shop: Shop, writer: EventLogWriter, reader: EventLogReader) -> None:
+        self._shop = shop
+        self._writer = writer
+        self._reader = reader
+
+    def publisher(self, **options: Any) -> ProgressPublisher:
+        return ProgressPublisher(self._shop.ledger, self._shop.holds, self._writer, **options)
+
+    async def left(self) -> list[int]:
+        records = await eventually(lambda: self._reader.read(10, _SOON))
+        return [events_pb.SaleProgress.FromString(each.value).seats_left for each in records]
+
+
+@pytest.fixture
+async def told(shop: Shop, log: EventLog) -> AsyncIterator[Told]:
     async with log.writer() as writer, log.reader("queue", [topics.SALE_PROGRESS]) as reader:
-        publisher = ProgressPublisher(shop.ledger, shop.holds, writer)
-        open_events = await shop.ledger.open_events()
-        told = [await publisher.publish(open_events), await publisher.publish(open_events)]
-        await shop.reserve(1, [0, 1])
-        told.append(await publisher.publish(open_events))
-        assert told == [1, 0, 1]
-        records = await eventually(lambda: reader.read(10, _SOON))
-    left = [events_pb.SaleProgress.FromString(each.value).seats_left for each in records]
-    assert left == [SEATS, SEATS - 2]
+        yield Told(shop, writer, reader)
+
+
+async def test_a_new_sale_is_told_before_anybody_has_asked_for_its_seats(shop: Shop, told: Told) -> None:
+    await shop.redis.delete(key(EVENT, "counts"))
+    await shop.sale.execute("UPDATE events SET sale_open_time = UTC_TIMESTAMP(6) + INTERVAL 30 SECOND")
+    assert await told.publisher().publish(await shop.ledger.open_events()) == 1
+    assert await told.left() == [SEATS]
+
+
+async def test_a_sale_whose_numbers_redis_has_lost_is_told_again(shop: Shop, told: Told) -> None:
+    await shop.reserve(1, [0, 1])
+    publisher = told.publisher()
+    await publisher.publish([EVENT])
+    await shop.redis.delete(*[name async for name in shop.redis.scan_iter("event:*")])
+    await shop.reserve(2, [2])  # Redis is not told: it does not know the event
+    assert await publisher.publish([EVENT]) == 1
+    assert await told.left() == [SEATS - 2, SEATS - 3]
+
+
+async def test_unchanged_numbers_are_told_again_after_a_while(told: Told) -> None:
+    for again, expected in ((timedelta(), [1, 1]), (timedelta(hours=1), [1, 0])):
+        publisher = told.publisher(again=again)
+        assert [await publisher.publish([EVENT]) for _ in range(2)] == expected
+
+
+async def test_a_sale_that_cannot_be_built_does_not_silence_the_others(
+    shop: Shop, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = shop.holds._read_snapshot
+
+    async def away(event_id: int) -> object:
+        if event_id != EVENT:
+            raise RuntimeError("away")
+        return await read(event_id)
+
+    monkeypatch.setattr(shop.holds, "_read_snapshot", away)
+    assert await told.publisher().publish([EVENT + 1, EVENT]) == 1
+
+
+async def test_progress_is_told_when_it_has_changed(shop: Shop, told: Told) -> None:
+    publisher = told.publisher()
+    open_events = await shop.ledger.open_events()
+    counts = [await publisher.publish(open_events), await publisher.publish(open_events)]
+    await shop.reserve(1, [0, 1])
+    counts.append(await publisher.publish(open_events))
+    assert counts == [1, 0, 1]
+    assert await told.left() == [SEATS, SEATS - 2]

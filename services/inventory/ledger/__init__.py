@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from services.common.mysql import Database
-from services.inventory.domain import Booking
+from services.inventory.domain import PAYMENT_PATIENCE, Booking, PaymentState
 from services.inventory.ledger import expiry, payments, reads, reservations
 from services.inventory.ledger.payments import Opened, Outcome, Payment, PaymentRequest
 from services.inventory.ledger.reservations import LedgerBroken, Overdue
@@ -30,7 +30,7 @@ class Ledger:
         db: Database,
         *,
         payment_window: timedelta = timedelta(seconds=20),
-        patience: timedelta = timedelta(minutes=2),
+        patience: timedelta = PAYMENT_PATIENCE,
     ) -> None:
         self._db = db
         self._window = payment_window
@@ -39,8 +39,9 @@ class Ledger:
     async def commit_reservations(self, commands: Sequence[Booking]) -> list[Booking]:
         """Makes PENDING bookings durable as RESERVED, REJECTED or EXPIRED; the first in order wins.
 
-        Returns everything that Redis must be told: overdue bookings that had to make way, then the commands in their
-        order, as they are stored now. A command that was decided before changes nothing.
+        Returns everything that Redis must be told: overdue bookings that had to make way, the owners of seats that
+        were refused (Redis would not have offered them, had it known), then the commands in their order, as they are
+        stored now. A command that was decided before changes nothing.
         """
         try:
             return await self._commit(commands, patient=False)
@@ -73,9 +74,17 @@ class Ledger:
         """
         return await self._db.retrying(lambda tx: reads.changed_bookings(tx, event_id, within, after))
 
+    async def page_of_event(self, event_id: int, after: str, *, ended_within: timedelta = timedelta()) -> list[Booking]:
+        """As `live_bookings`, a page at a time by booking id: those behind `after`, "" at first."""
+        return await self._db.retrying(lambda tx: reads.page_of_event(tx, event_id, after, ended_within))
+
     async def open_events(self) -> list[int]:
-        """Ids of the events that are on sale, or were until an hour ago."""
+        """Ids of the events that are on sale, will be within a minute, or were until an hour ago."""
         return await self._db.retrying(reads.open_events)
+
+    async def payment_states(self, booking_ids: Sequence[str]) -> dict[str, PaymentState]:
+        """What has become of the latest payment of each of the bookings; those without one are absent."""
+        return await self._db.retrying(lambda tx: reads.payment_states(tx, booking_ids))
 
     async def cancel(self, booking_id: str, user_id: int) -> Booking:
         """Cancels a RESERVED booking; its tickets are available at once. A repeat answers the cancelled booking.

@@ -11,7 +11,7 @@ What serializes what:
   one is still at it, the new one is given the same commands first, waits for their tickets, and then counts.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -19,11 +19,12 @@ from services.common.mysql import Transaction
 from services.inventory.decisions import Floor, decide, overdue
 from services.inventory.domain import Booking, BookingState
 from services.inventory.ledger import facts
+from services.inventory.ledger.reads import SELECT_PAID
 from services.inventory.ledger.rows import BOOKING_COLUMNS, to_aware, to_booking, to_naive, to_row, with_lists
 
 _LOCK_TICKETS = "SELECT id, booking_id, price FROM tickets WHERE id IN %s ORDER BY id FOR UPDATE"
 _BOOKINGS_OF = f"SELECT {BOOKING_COLUMNS} FROM bookings WHERE event_id IN %s AND user_id IN %s"  # noqa: S608 - constants only
-_BOOKINGS = f"SELECT {BOOKING_COLUMNS} FROM bookings WHERE booking_id IN %s"  # noqa: S608 - constants only
+_BOOKINGS = f"{SELECT_PAID} WHERE booking_id IN %s"
 _LIMITS = "SELECT event_id, tickets_per_person FROM events WHERE event_id IN %s"
 _NOW = "SELECT UTC_TIMESTAMP(6)"
 # Every row exists and is locked here, so that the INSERT is always an UPDATE: one statement gives each ticket an owner
@@ -54,21 +55,33 @@ class Overdue(Exception):
 async def commit(tx: Transaction, commands: Sequence[Booking], *, patient: bool) -> list[Booking]:
     """Decides the commands and writes what was decided; what was decided before is answered as it is stored now.
 
+    Before the commands come the bookings that own what some of them asked for, as they were found: Redis seems not to
+    know them, and is told with the rest.
+
     Raises Overdue, unless patient, when an overdue booking would cost somebody their seats: it must be expired by its
     own transaction, which locks the booking before its tickets as everyone else who knows the booking does.
     """
     tickets = await _lock_tickets(tx, commands)
     known = await _bookings_of(tx, commands)
-    fresh = list({each.booking_id: each for each in commands if each.booking_id not in known}.values())
+    fresh = _first_of_each(each for each in commands if each.booking_id not in known)
     if not fresh:
         return [known[each.booking_id] for each in commands]
     floor = await _floor(tx, fresh, tickets, known.values())
+    owners = await _owners(tx, fresh, floor)
     if not patient:
-        await _check_overdue(tx, fresh, floor, known)
+        _check_overdue(fresh, floor, known.values(), owners)
     decided = decide(fresh, floor)
     await _write(tx, decided, tickets, floor.now)
     by_id = known | {each.booking_id: each for each in decided}
-    return [by_id[each.booking_id] for each in commands]
+    return owners + [by_id[each.booking_id] for each in commands]
+
+
+def _first_of_each(commands: Iterable[Booking]) -> list[Booking]:
+    """A repeat asks for other seats when Redis was lost in between: those of the first answer are promised."""
+    first: dict[str, Booking] = {}
+    for each in commands:
+        first.setdefault(each.booking_id, each)
+    return list(first.values())
 
 
 async def _lock_tickets(tx: Transaction, commands: Sequence[Booking]) -> dict[int, tuple[str | None, Decimal]]:
@@ -103,15 +116,20 @@ async def _floor(
     return floor
 
 
-async def _check_overdue(tx: Transaction, fresh: Sequence[Booking], floor: Floor, known: dict[str, Booking]) -> None:
-    owners = {owner for each in fresh for ticket in each.ticket_ids if (owner := floor.owners.get(ticket))}
+async def _owners(tx: Transaction, fresh: Sequence[Booking], floor: Floor) -> list[Booking]:
+    """The bookings that stand in the way of others; most batches have none, and ask nothing."""
+    ids = sorted({owner for each in fresh for ticket in each.ticket_ids if (owner := floor.owners.get(ticket))})
+    rows = await tx.fetch_all(*with_lists(_BOOKINGS, ids)) if ids else []
+    return [to_booking(row) for row in rows]
+
+
+def _check_overdue(
+    fresh: Sequence[Booking], floor: Floor, known: Collection[Booking], owners: Sequence[Booking]
+) -> None:
     people = {(each.event_id, each.user_id) for each in fresh}
-    candidates = [each for each in known.values() if (each.event_id, each.user_id) in people]
-    strangers = sorted(owners - known.keys())
-    if strangers:
-        rows = await tx.fetch_all(*with_lists(_BOOKINGS, strangers))
-        candidates += map(to_booking, rows)
-    if late := overdue(candidates, floor.now):
+    in_the_way = {each.booking_id: each for each in known if (each.event_id, each.user_id) in people}
+    in_the_way |= {each.booking_id: each for each in owners}
+    if late := overdue(in_the_way.values(), floor.now):
         raise Overdue(late)
 
 

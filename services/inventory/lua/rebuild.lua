@@ -21,6 +21,7 @@ local seats, owners, holds, expiries, limits, counts, rebuild, missed =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local token, total, first = ARGV[1], tonumber(ARGV[2]), 3
 local CONFIRMED = 3
+local function expire_ms(of) return struct.unpack('>I8', of, 19) end
 
 if redis.call('GET', rebuild) ~= token then return 0 end
 redis.call('DEL', seats, owners, holds, expiries, limits, counts)
@@ -33,7 +34,8 @@ local late = redis.call('LRANGE', missed, 0, -1)
 for at = 1, #late, 4 do
   local known = latest[late[at]]
   local state = known and string.sub(known[1], 1, 1)
-  if not known or state == string.sub(late[at + 1], 1, 1) or string.find(late[at + 3], state, 1, true) then
+  local newer = known and state == string.sub(late[at + 1], 1, 1) and expire_ms(late[at + 1]) >= expire_ms(known[1])
+  if not known or newer or string.find(late[at + 3], state, 1, true) then
     latest[late[at]] = {late[at + 1], late[at + 2]}
   end
 end

@@ -8,21 +8,24 @@ KEYS
   6 counts       hash: total, left, sold, version
   7 rebuild      lock of the rebuild that is under way
   8 missed       list: what was committed since that rebuild began to read MySQL
+  9 promised     sorted set: booking ids in the event log that were not decided
 ARGV
   1 booking_id
   2 record       the booking as committed; its second byte says whether its seats are taken
-  3 due_ms       when reap looks at it; 0 = never
+  3 due_ms       when reap looks at it; 0 = never. Of a record that is known it is put off, never brought forward
   4 before       one byte per state from which this one can be reached: what is told late is not believed
 RETURNS
   "SETTLED" | "UNCHANGED" | "STALE"
   "NOT_READY"    Redis does not know the event; a rebuild that is under way has been told
 COMPLEXITY O(seats)
 ]]
-local seats, owners, holds, expiries, limits, counts, rebuild, missed =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local seats, owners, holds, expiries, limits, counts, rebuild, missed, promised =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local booking_id, record, due_ms, before = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local CONFIRMED = 3
+local function expire_ms(of) return struct.unpack('>I8', of, 19) end
 
+redis.call('ZREM', promised, booking_id)
 if redis.call('EXISTS', counts) == 0 then
   if redis.call('EXISTS', rebuild) == 1 then
     redis.call('RPUSH', missed, booking_id, record, due_ms, before)
@@ -31,11 +34,15 @@ if redis.call('EXISTS', counts) == 0 then
   return 'NOT_READY'
 end
 local known = redis.call('HGET', holds, booking_id)
-if known == record then return 'UNCHANGED' end
-local state = string.sub(record, 1, 1)
-if known and string.sub(known, 1, 1) ~= state and not string.find(before, string.sub(known, 1, 1), 1, true) then
-  return 'STALE'
+if known == record then
+  if due_ms > 0 then redis.call('ZADD', expiries, 'XX', 'GT', due_ms, booking_id) end
+  return 'UNCHANGED'
 end
+local state = known and string.sub(known, 1, 1)
+
+if known and state ~= string.sub(record, 1, 1) and not string.find(before, state, 1, true) then return 'STALE' end
+-- The time to pay is only ever lengthened: of two records of one state, that with less of it is the older one.
+if known and state == string.sub(record, 1, 1) and expire_ms(record) < expire_ms(known) then return 'STALE' end
 
 local left, sold = 0, 0
 local function quantity(of) return (#of - 66) / 4 end

@@ -17,11 +17,22 @@ from datetime import timedelta
 from typing import Final
 
 from services.common import metrics
-from services.inventory.domain import Booking, IdempotencyInProgress, PaymentDeclined, PaymentState, event_of_booking
+from services.inventory.domain import (
+    Booking,
+    BookingNotFound,
+    BookingNotPayable,
+    IdempotencyInProgress,
+    PaymentDeclined,
+    PaymentState,
+    event_of_booking,
+)
 from services.inventory.ledger import Ledger, Opened, Outcome, Payment, PaymentRequest
 from services.inventory.payments.gateway import Gateway, ProviderUnavailable
 
 PROVIDER_TIMEOUT: Final = timedelta(seconds=4)
+
+CheckDecided = Callable[[str, int, type[BookingNotPayable]], Awaitable[None]]
+"""Raises the error for a booking of this person that was promised and that MySQL does not know yet."""
 
 Settle = Callable[[list[Booking]], Awaitable[None]]
 """Tells Redis what MySQL has committed: `Holds.settle_many`."""
@@ -44,15 +55,23 @@ class PaymentFlow:
         ledger: where payments are kept.
         gateway: the provider.
         settle: tells Redis; may fail, which loses nothing.
+        check_decided: tells a booking that is still PENDING from one that does not exist.
         timeout: how long the provider may take; a payment without an answer is completed in the background.
     """
 
     def __init__(
-        self, ledger: Ledger, gateway: Gateway, settle: Settle, *, timeout: timedelta = PROVIDER_TIMEOUT
+        self,
+        ledger: Ledger,
+        gateway: Gateway,
+        settle: Settle,
+        check_decided: CheckDecided,
+        *,
+        timeout: timedelta = PROVIDER_TIMEOUT,
     ) -> None:
         self._ledger = ledger
         self._gateway = gateway
         self._settle = settle
+        self._check_decided = check_decided
         self._timeout = timeout
 
     async def pay(self, booking_id: str, user_id: int, payment_method: str, idempotency_key: str) -> PaidBooking:
@@ -63,9 +82,8 @@ class PaymentFlow:
         """
         self._gateway.check_method(payment_method)
         event_of_booking(booking_id)  # no text that cannot be an id reaches the database
-        opened = await self._ledger.open_payment(
-            PaymentRequest(booking_id, user_id, idempotency_key, hash_of_method(payment_method), self._gateway.name)
-        )
+        method_hash = hash_of_method(payment_method)
+        opened = await self._open(PaymentRequest(booking_id, user_id, idempotency_key, method_hash, self._gateway.name))
         if not opened.fresh:
             return self._replay(opened)
         await self._mirror(opened.booking)
@@ -75,6 +93,13 @@ class PaymentFlow:
         booking = await self._ledger.close_payment(opened.payment, outcome)
         await self._mirror(booking)
         return _answer(booking, replayed=False)
+
+    async def _open(self, request: PaymentRequest) -> Opened:
+        try:
+            return await self._ledger.open_payment(request)
+        except BookingNotFound:
+            await self._check_decided(request.booking_id, request.user_id, BookingNotPayable)
+            raise
 
     def _replay(self, opened: Opened) -> PaidBooking:
         # While the first call may still be waiting for the provider nobody knows its answer; later it was PROCESSING.
