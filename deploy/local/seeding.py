@@ -2,7 +2,7 @@
 
 import secrets
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from deploy.local.paths import ROOT
@@ -25,11 +25,11 @@ class Login:
     password: str
 
 
-def run_command(stack: Stack, process: str, arguments: Sequence[str]) -> str:
+def run_command(stack: Stack, process: str, arguments: Sequence[str], accepted: Collection[int] = (0,)) -> str:
     """Runs a service's own command (`create-user …`, `seed …`) as that process would run, and returns what it prints.
 
     Raises:
-        SeedError: the command failed.
+        SeedError: the command ended with a status that is not accepted.
     """
     spec = stack.specs[process]
     done = subprocess.run(
@@ -41,7 +41,7 @@ def run_command(stack: Stack, process: str, arguments: Sequence[str]) -> str:
         text=True,
         check=False,
     )
-    if done.returncode != 0:
+    if done.returncode not in accepted:
         raise SeedError(f"{process} {' '.join(arguments)} ended with status {done.returncode}:\n{done.stderr.strip()}")
     return done.stdout
 

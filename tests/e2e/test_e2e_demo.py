@@ -7,9 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 
+from deploy.local.demo.buyer import Buyer
+from deploy.local.demo.client import Client, Problem
+from deploy.local.demo.inspection import queue_jumpers
 from deploy.local.demo.report import Ending, Report, judge
+from deploy.local.demo.scenario import crowd
 from deploy.local.demo.tally import Tally
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +45,9 @@ def test_a_small_sale_holds_every_invariant_and_sells_out(events: str, tmp_path:
     assert report["events"] == events
     assert report["seats_sold"] == report["seats_sellable"] == 60
     assert set(report["invariants"].values()) == {0}
-    for happened in ("replays", "declined", "skips_refused", "left", "pushes"):
+    for happened in ("replays", "declined", "abandoned", "skips_refused", "left", "pushes"):
         assert report["counts"][happened] > 0, happened
+    assert report["bookings"]["EXPIRED"] > 0
     assert "PASSED" in done.stdout
 
 
@@ -59,7 +66,15 @@ def test_a_wrong_variable_is_one_readable_line(name: str, value: str, tmp_path: 
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-CLEAN = {"oversold": 0, "leaked": 0, "paid_without_ticket": 0}
+CLEAN = {
+    "clean": True,
+    "oversold": 0,
+    "leaked": 0,
+    "paid_without_ticket": 0,
+    "undecided": 0,
+    "mismatch": 0,
+    "findings": [],
+}
 
 
 def verdict(tally: Tally | None = None, **changes: Any) -> Report:
@@ -67,7 +82,8 @@ def verdict(tally: Tally | None = None, **changes: Any) -> Report:
         "states": {"CONFIRMED": 2},
         "seats_sold": 2,
         "pushes": 4,
-        "pushes_expected": 4,
+        "pushes_missing": 0,
+        "queue_jumpers": 0,
         "audit": CLEAN,
         "demand": 5,
     }
@@ -87,15 +103,53 @@ def test_a_clean_sale_passes() -> None:
         {"audit": CLEAN | {"oversold": 1}},
         {"audit": CLEAN | {"leaked": 1}},
         {"audit": CLEAN | {"paid_without_ticket": 1}},
+        {"audit": CLEAN | {"undecided": 1}},
+        {"audit": CLEAN | {"mismatch": 1}},
+        {"audit": CLEAN | {"clean": False, "findings": ["something else"]}},
         {"states": {"CONFIRMED": 1, "PENDING": 1}},
+        {"states": {"CONFIRMED": 1, "LOST": 1}},
+        {"queue_jumpers": 1},
         {"seats_sold": 1},
         {"seats_sold": 3},
-        {"pushes": 3},
+        {"pushes_missing": 1},
     ],
     ids=str,
 )
 def test_control_each_violation_fails_the_verdict(changes: dict[str, Any]) -> None:
     assert not verdict(**changes).passed
+
+
+def in_line(joined: int, called: int | None) -> Buyer:
+    persona = crowd(1, seed=1)[0]
+    buyer = Buyer(persona, client=None, event_id=1, tally=Tally())  # type: ignore[arg-type] # nobody speaks here
+    buyer.joined_at = f"2026-01-01T20:00:{joined:02}Z"
+    buyer.called_by = "" if called is None else f"2026-01-01T20:01:{called:02}Z"
+    return buyer
+
+
+def test_control_who_was_overtaken_is_found() -> None:
+    assert queue_jumpers([in_line(1, 1), in_line(2, 1), in_line(3, 2), in_line(4, None)]) == 0
+    assert queue_jumpers([in_line(1, 2), in_line(2, 1), in_line(3, 3)]) == 1
+    assert queue_jumpers([in_line(1, None), in_line(2, None), in_line(3, 1)]) == 2
+
+
+async def test_control_a_buyer_whom_the_server_fails_fails_the_verdict(unused_tcp_port: int) -> None:
+    async def stream(_request: web.Request) -> web.Response:
+        body = 'data: {"place": {"state": "WAITING"}}\n\nevent: problem\ndata: {"status": 500, "code": "INTERNAL"}\n\n'
+        return web.Response(text=body, content_type="text/event-stream")
+
+    app = web.Application()
+    app.add_routes([web.get("/stream", stream)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+    tally = Tally()
+    async with aiohttp.ClientSession() as session:
+        client = Client(session, f"http://127.0.0.1:{unused_tcp_port}", tally)
+        with pytest.raises(Problem, match="INTERNAL"):
+            assert [update async for update in client.follow("/stream")]
+    await runner.cleanup()
+    assert not verdict(tally).passed
 
 
 def test_control_what_a_client_saw_fails_the_verdict() -> None:

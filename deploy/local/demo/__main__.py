@@ -117,6 +117,8 @@ async def _demo(report: Report) -> None:
 
 def main() -> None:
     """Runs the sale, prints and writes the report, and exits with its verdict."""
+    # Whatever happens now, an old verdict is not this run's.
+    REPORT.unlink(missing_ok=True)
     try:
         buyers, seats = _number("BUYERS", 1000, MAX_BUYERS), _number("SEATS", 400, MAX_SEATS)
         report = Report(buyers, seats, choose_events(os.environ.get("EVENTS")), seconds={})

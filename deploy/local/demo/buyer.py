@@ -27,8 +27,13 @@ class Buyer:
     event_id: int
     tally: Tally
     user_id: int = 0
+    device: str = ""
     admission: str = ""
     confirmed: bool = False
+    joined_at: str = ""
+    """Time of joining on the server's clock, RFC 3339; empty when this person has no place."""
+    called_by: str = ""
+    """End of the claim window, a fixed time after the call; empty while not called."""
 
     async def sign_up(self, run: str) -> None:
         """Makes the account and registers the device."""
@@ -40,14 +45,18 @@ class Buyer:
         self.user_id = answer["account"]["user_id"]
         self.tally.counts["signed_up"] += 1
         if self.persona.has_device:
-            device = {"device_token": f"device-{run}-{self.persona.number:06d}", "platform": "ANDROID"}
-            await self.client.call("POST", "/api/notifications/register", body=device)
+            self.device = f"device-{run}-{self.persona.number:06d}"
+            body = {"device_token": self.device, "platform": "ANDROID"}
+            await self.client.call("POST", "/api/notifications/register", body=body)
             self.tally.counts["devices"] += 1
 
     @property
-    def pushes_due(self) -> int:
-        """Messages that must have reached this person's phone: the call, and the confirmation."""
-        return (bool(self.admission) + self.confirmed) if self.persona.has_device else 0
+    def pushes_due(self) -> set[tuple[str, str]]:
+        """Messages that must have reached this person's phone, as (device, kind)."""
+        if not self.device:
+            return set()
+        kinds = [("called", bool(self.admission)), ("confirmed", self.confirmed)]
+        return {(self.device, kind) for kind, due in kinds if due}
 
     async def attend(self) -> None:
         """Goes through the sale as the persona intends."""
@@ -57,6 +66,7 @@ class Buyer:
             return
         if self.persona.intent is Intent.LEAVES_LINE:
             await self.client.call("DELETE", f"{self._line}/me")
+            self.joined_at = ""
             self.tally.counts["left"] += 1
             return
         if await self._wait_for_turn():
@@ -88,12 +98,13 @@ class Buyer:
         times = 2 if self.persona.intent is Intent.RETRIES else 1
         for _ in range(times):
             try:
-                await self.client.call("POST", self._line, body={}, timed="join")
+                answer, _ = await self.client.call("POST", self._line, body={}, timed="join")
             except Problem as problem:
                 if problem.code in SALE_OVER or problem.code == "SALE_CLOSED":
                     self.tally.counts["turned_away"] += 1
                     return False
                 raise
+        self.joined_at = answer["place"]["join_time"]
         self.tally.counts["joined"] += 1
         return True
 
@@ -123,9 +134,9 @@ class Buyer:
                 return verdict
             await asyncio.sleep(answer["place"]["poll_after_ms"] / 1000)
 
-    @staticmethod
-    def _my_turn(place: dict[str, Any]) -> bool | None:
+    def _my_turn(self, place: dict[str, Any]) -> bool | None:
         """True: called. False: over. None: keep waiting."""
+        self.called_by = place.get("claim_expire_time", self.called_by)
         if place["state"] in ("READY", "ADMITTED"):
             return True
         if place["state"] != "WAITING" or place["sale_state"] in SALE_OVER:

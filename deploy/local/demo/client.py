@@ -17,7 +17,6 @@ class Problem(Exception):
     def __init__(self, status: int, body: Mapping[str, Any]) -> None:
         self.status = status
         self.code = str(body.get("code", ""))
-        self.retry_after = float(body.get("retry_after_ms", 500)) / 1000
         super().__init__(f"{status} {self.code}: {body.get('detail', '')}")
 
 
@@ -50,23 +49,44 @@ class Client:
         async with self.session.request(
             method, self.base_url + path, json=body, headers=self._headers(headers)
         ) as response:
-            answer = json.loads(await response.read() or b"{}")
+            answer = _json(await response.read())
             if timed and response.ok:
                 self.tally.timed(timed, time.perf_counter() - started)
             if response.ok:
                 return answer, response.headers
-            if response.status >= 500 or response.content_type != "application/problem+json":  # noqa: PLR2004
-                self.tally.server_fault(
-                    f"{method} {path.split('?', maxsplit=1)[0]} → {response.status} {answer.get('code')}"
-                )
-            raise Problem(response.status, answer)
+            route = path.partition("?")[0]
+            raise self._refused(f"{method} {route}", response.status, answer)
 
     async def follow(self, path: str) -> AsyncIterator[dict[str, Any]]:
-        """Follows a stream of server-sent events until the server ends it."""
+        """Follows a stream of server-sent events until the server ends it. Raises Problem, also in mid-stream."""
         timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
         async with self.session.get(self.base_url + path, headers=self._headers(None), timeout=timeout) as response:
             if not response.ok:
-                raise Problem(response.status, json.loads(await response.read() or b"{}"))
+                raise self._refused("stream", response.status, _json(await response.read()))
+            kind = b"message"
             async for line in response.content:
-                if line.startswith(b"data:"):
-                    yield json.loads(line[5:])
+                field, _, value = line.strip().partition(b":")
+                if field == b"event":
+                    kind = value.strip()
+                elif field == b"data":
+                    told = _json(value)
+                    if kind == b"problem":
+                        raise self._refused("stream", int(told.get("status", 500)), told)
+                    yield told
+                elif not line.strip():
+                    kind = b"message"
+
+    def _refused(self, what: str, status: int, body: Mapping[str, Any]) -> Problem:
+        """The problem to raise; a fault of the server's is counted, since no request should get one."""
+        if status >= 500 or "code" not in body:  # noqa: PLR2004 - the class of server faults
+            self.tally.server_fault(f"{what} → {status} {body.get('code')}")
+        return Problem(status, body)
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    """The document, or an empty one when it is no JSON object."""
+    try:
+        found = json.loads(body or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -11,21 +13,23 @@ from deploy.local.asynchronous import LocalStack
 from deploy.local.demo.buyer import Buyer
 from deploy.local.demo.report import Ending
 
-# The last confirmations are still on their way when the last buyer has paid.
-PUSHES_WITHIN_SECONDS = 20.0
+# The last confirmations and settlements are still on their way when the last buyer has paid.
+WITHIN_SECONDS = 20.0
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 async def inspect(stack: LocalStack, event_id: int, buyers: list[Buyer], states: dict[str, int]) -> Ending:
     """Collects what the verdict needs; waits for the pushes that are due."""
-    due = sum(buyer.pushes_due for buyer in buyers)
+    due = set[tuple[str, str]]().union(*(buyer.pushes_due for buyer in buyers))
     async with aiohttp.ClientSession() as session:
-        pushes = await _pushes(session, stack.url("sns"), due)
+        pushed = await _pushed(session, stack.url("sns"), due)
         availability = await _get(session, f"{stack.url('edge')}/api/events/{event_id}/availability")
     return Ending(
         states=states,
         seats_sold=availability["seats_total"] - availability["seats_left"],
-        pushes=pushes,
-        pushes_expected=due,
+        pushes=pushed.total(),
+        pushes_missing=len(due - pushed.keys()),
+        queue_jumpers=queue_jumpers(buyers),
         audit=await _audit(stack, event_id),
         demand=sum(buyer.persona.quantity for buyer in buyers if buyer.persona.buys),
     )
@@ -37,21 +41,51 @@ async def _get(session: aiohttp.ClientSession, url: str) -> Any:
         return await response.json(content_type=None)  # the stand-in for SNS calls its JSON JavaScript
 
 
-async def _pushes(session: aiohttp.ClientSession, sns: str, due: int) -> int:
-    """Messages that the stand-in for SNS took, once all that are due are there or time is up."""
-    deadline = asyncio.get_running_loop().time() + PUSHES_WITHIN_SECONDS
+async def _pushed(session: aiohttp.ClientSession, sns: str, due: set[tuple[str, str]]) -> Counter[tuple[str, str]]:
+    """Messages that the stand-in for SNS took, by (device, kind), once all that are due are there or time is up."""
+    deadline = asyncio.get_running_loop().time() + WITHIN_SECONDS
     while True:
         book = await _get(session, f"{sns}/moto-api/data.json")
-        taken = sum(len(endpoint["messages"]) for endpoint in book.get("sns", {}).get("PlatformEndpoint", []))
-        if taken >= due or asyncio.get_running_loop().time() > deadline:
+        taken = Counter(
+            # Only the link of a confirmation names a booking.
+            (endpoint["token"], "confirmed" if "booking=" in message else "called")
+            for endpoint in book.get("sns", {}).get("PlatformEndpoint", [])
+            for message in endpoint["messages"].values()
+        )
+        if due <= taken.keys() or asyncio.get_running_loop().time() > deadline:
             return taken
         await asyncio.sleep(0.5)
 
 
+def queue_jumpers(buyers: list[Buyer]) -> int:
+    """People who were called after somebody who had joined later, or not at all while somebody later was.
+
+    Called together counts as in order: one run of admission calls many at one moment.
+    """
+    in_line = sorted((buyer for buyer in buyers if buyer.joined_at), key=lambda buyer: parse_time(buyer.joined_at))
+    overtaken, earliest_behind = 0, NEVER
+    for buyer in reversed(in_line):
+        called = parse_time(buyer.called_by) if buyer.called_by else NEVER
+        overtaken += called > earliest_behind
+        earliest_behind = min(earliest_behind, called)
+    return overtaken
+
+
+def parse_time(text: str) -> datetime:
+    """An RFC 3339 time of the API."""
+    return datetime.fromisoformat(text)
+
+
 async def _audit(stack: LocalStack, event_id: int) -> dict[str, Any]:
-    """The auditor's report: it compares Redis, MySQL and payments, and knows nothing of the crowd."""
-    arguments = ["audit", "--event", str(event_id), "--json"]
-    report: dict[str, Any] = json.loads(
-        await asyncio.to_thread(seeding.run_command, stack.stack, "inventory", arguments)
-    )
-    return report
+    """The auditor's report: it compares Redis, MySQL and payments, and knows nothing of the crowd.
+
+    The sale is over, so nothing may be open any more: no grace. What is being settled gets a moment to end.
+    """
+    arguments = ["audit", "--event", str(event_id), "--json", "--grace", "0", "--money-grace", "0"]
+    deadline = asyncio.get_running_loop().time() + WITHIN_SECONDS
+    while True:
+        output = await asyncio.to_thread(seeding.run_command, stack.stack, "inventory", arguments, (0, 1))
+        report: dict[str, Any] = json.loads(output)
+        if report["clean"] or asyncio.get_running_loop().time() > deadline:
+            return report
+        await asyncio.sleep(1)

@@ -16,7 +16,10 @@ class Ending:
     """Seats that are not free any more."""
     pushes: int
     """Messages that the push provider took."""
-    pushes_expected: int
+    pushes_missing: int
+    """Messages that were due to a device and did not come."""
+    queue_jumpers: int
+    """People who were overtaken in line."""
     audit: dict[str, Any]
     """The report of the auditor: what differs between Redis, MySQL and payments."""
     demand: int
@@ -54,10 +57,10 @@ class Report:
 
 def judge(report: Report, tally: Tally, ending: Ending) -> Report:
     """Fills the report and lists every violation in words."""
-    undecided = sum(count for state, count in ending.states.items() if state in ("PENDING", "RESERVED"))
+    undecided = sum(ending.states.get(state, 0) for state in ("PENDING", "RESERVED", "LOST"))
     report.counts = dict(sorted(tally.counts.items())) | {
         "pushes": ending.pushes,
-        "pushes_expected": ending.pushes_expected,
+        "pushes_missing": ending.pushes_missing,
     }
     report.bookings = {
         state: ending.states.get(state, 0) for state in ("CONFIRMED", "REJECTED", "EXPIRED", "REFUNDED")
@@ -70,7 +73,9 @@ def judge(report: Report, tally: Tally, ending: Ending) -> Report:
         "oversold": int(ending.audit["oversold"]),
         "leaked": int(ending.audit["leaked"]),
         "paid_without_ticket": int(ending.audit["paid_without_ticket"]),
-        "undecided": undecided,
+        "undecided": max(undecided, int(ending.audit["undecided"])),
+        "mismatch": int(ending.audit["mismatch"]),
+        "queue_jumpers": ending.queue_jumpers,
         "line_skipped": tally.counts["skip_attempts"] - tally.counts["skips_refused"],
         "promises_broken": len(tally.broken),
         "server_faults": tally.server_faults.total(),
@@ -87,8 +92,10 @@ def _violations(report: Report, tally: Tally, ending: Ending) -> list[str]:
         found.append(f"only {report.seats_sold} of {report.seats_sellable} seats that could be sold were sold")
     if len(tally.tickets) != report.seats_sold:
         found.append(f"buyers were shown {len(tally.tickets)} tickets, the ledger sold {report.seats_sold}")
-    if ending.pushes < ending.pushes_expected:
-        found.append(f"{ending.pushes} pushes arrived, {ending.pushes_expected} were due")
+    if ending.pushes_missing:
+        found.append(f"{ending.pushes_missing} pushes that were due did not arrive")
+    if not ending.audit["clean"]:
+        found += [f"the auditor: {finding}" for finding in ending.audit["findings"][:20]]
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 
 from deploy.local.demo.buyer import Buyer
-from deploy.local.demo.client import Client, Problem
+from deploy.local.demo.client import Client
 from deploy.local.demo.progress import Progress
 from deploy.local.demo.scenario import Persona
 from deploy.local.demo.tally import Tally
@@ -43,10 +43,8 @@ async def hold_sale(buyers: list[Buyer], tally: Tally, progress: Progress, limit
         await asyncio.sleep(delay)
         try:
             await buyer.attend()
-        except Problem as problem:
-            tally.promise_broken(f"buyer {buyer.persona.number} ({buyer.persona.intent}): {problem}")
-        except (aiohttp.ClientError, TimeoutError) as error:
-            tally.promise_broken(f"buyer {buyer.persona.number} lost the connection: {error!r}")
+        except Exception as error:  # noqa: BLE001 - whatever stopped this buyer, the sale has failed them
+            tally.promise_broken(f"buyer {buyer.persona.number} ({buyer.persona.intent}): {error!r}")
 
     pause = ARRIVAL_SECONDS / max(1, len(buyers))
     tasks = [asyncio.create_task(one(buyer, number * pause)) for number, buyer in enumerate(buyers)]
@@ -59,14 +57,19 @@ async def hold_sale(buyers: list[Buyer], tally: Tally, progress: Progress, limit
 
 
 async def final_states(buyers: list[Buyer], tally: Tally, limit: float) -> dict[str, int]:
-    """How the accepted bookings ended; waits up to `limit` seconds for abandoned ones to expire."""
+    """How the accepted bookings ended; waits up to `limit` seconds for abandoned ones to expire.
+
+    A booking that was promised and that its buyer cannot read is LOST.
+    """
     by_number = {buyer.persona.number: buyer for buyer in buyers}
     states: dict[str, str] = {}
     deadline = asyncio.get_running_loop().time() + limit
     while True:
         open_ids = [b for b in tally.accepted if states.get(b, "PENDING") in ("PENDING", "RESERVED")]
-        found = await asyncio.gather(*(by_number[tally.accepted[b]].state_of(b) for b in open_ids))
-        states.update(zip(open_ids, found, strict=True))
+        found = await asyncio.gather(
+            *(by_number[tally.accepted[b]].state_of(b) for b in open_ids), return_exceptions=True
+        )
+        states.update({b: "LOST" if isinstance(s, BaseException) else s for b, s in zip(open_ids, found, strict=True)})
         if not {"PENDING", "RESERVED"} & set(states.values()) or asyncio.get_running_loop().time() > deadline:
             return dict(Counter(states.values()))
         await asyncio.sleep(0.5)
