@@ -12,7 +12,7 @@ KEYS
 ARGV
   1 booking_id
   2 record       the booking as committed; its second byte says whether its seats are taken
-  3 due_ms       when reap looks at it; 0 = never. Of a record that is known it is put off, never brought forward
+  3 due_ms       when reap looks at it; 0 = never. Of an unchanged record it is put off, never brought forward
   4 before       one byte per state from which this one can be reached: what is told late is not believed
 RETURNS
   "SETTLED" | "UNCHANGED" | "STALE"
@@ -39,7 +39,6 @@ if known == record then
   return 'UNCHANGED'
 end
 local state = known and string.sub(known, 1, 1)
-
 if known and state ~= string.sub(record, 1, 1) and not string.find(before, state, 1, true) then return 'STALE' end
 -- The time to pay is only ever lengthened: of two records of one state, that with less of it is the older one.
 if known and state == string.sub(record, 1, 1) and expire_ms(record) < expire_ms(known) then return 'STALE' end
