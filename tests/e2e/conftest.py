@@ -5,14 +5,17 @@ from collections.abc import AsyncIterator, Iterator
 import aiohttp
 import pytest
 
-from deploy.local.stack import Stack, session_name
+from deploy.local.stack import Stack, remove_dead_sessions, session_name
 from tests.e2e.shop import Shop
 
 
 @pytest.fixture(scope="session")
 def whole_stack() -> Iterator[Stack]:
     """Every process, on Apache Kafka; one of the demo tests runs on Redis Streams."""
-    stack = Stack(session_name("test"), settings={"BOXOFFICE_TRACE_RATIO": "0"})
+    # A name of its own: with that of the servers of the other tests it would be the same stack, and its notify would
+    # take records that they wait for.
+    remove_dead_sessions("e2e")
+    stack = Stack(session_name("e2e"), settings={"BOXOFFICE_TRACE_RATIO": "0"})
     try:
         stack.up()
         yield stack

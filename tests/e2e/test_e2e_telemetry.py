@@ -48,6 +48,8 @@ async def prometheus(whole_stack: Stack, tmp_path: Path) -> AsyncIterator[str]:
 
 async def answer(session: aiohttp.ClientSession, url: str, expression: str) -> list[Any]:
     async with session.get(f"{url}/api/v1/query", params={"query": expression}) as response:
+        if response.status == 503:  # Prometheus is still reading its folder
+            return []
         body = await response.json()
         assert body["status"] == "success", body
         found: list[Any] = body["data"]["result"]
