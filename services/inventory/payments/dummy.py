@@ -45,15 +45,13 @@ class DummyGateway:
     Args:
         db: where its book `dummy_charges` is.
         late_by: how long after the charge the answer to `tok_late` comes.
-        charge_after: how long the charge of `tok_late` itself takes.
     """
 
     name = "dummy"
 
-    def __init__(self, db: Database, *, late_by: timedelta = LATE_BY, charge_after: timedelta = timedelta()) -> None:
+    def __init__(self, db: Database, *, late_by: timedelta = LATE_BY) -> None:
         self._db = db
         self._late_by = late_by.total_seconds()
-        self._charge_after = charge_after.total_seconds()
         self._running: set[asyncio.Task[Any]] = set()
 
     def check_method(self, method: str) -> None:
@@ -93,7 +91,6 @@ class DummyGateway:
         await asyncio.gather(*running, return_exceptions=True)
 
     async def _charge_late(self, key: str, amount: Money) -> Outcome:
-        await asyncio.sleep(self._charge_after)
         outcome = await self._enter(key, amount, "CAPTURED")
         await asyncio.sleep(self._late_by)
         return outcome
