@@ -62,6 +62,9 @@ async def one_purchase(shop: Shop) -> None:
     device = {"device_token": f"telemetry-{person.user_id}", "platform": "IOS"}
     await shop.ok("POST", "/api/notifications/register", person=person, json_body=device)
     booking = await shop.reserve(person, event_id, await shop.admit(person, event_id))
+    stream = f"/api/tickets/status/stream?booking_id={booking['booking_id']}"
+    async with shop.session.get(stream, headers=person.headers) as followed:
+        assert await followed.content.readline()
     body = {"booking_id": booking["booking_id"], "payment_method": "tok_approve"}
     await shop.ok("POST", "/api/tickets/pay", person=person, headers=new_key(), json_body=body)
     await shop.call("GET", "/api/events/999999")
