@@ -35,5 +35,5 @@ async def test_control_cancelling_once_leaves_it_running(task: asyncio.Task[None
     await cancellation.cancel([task])
 
 
-async def test_nothing_to_cancel_takes_no_time() -> None:
+async def test_nothing_to_cancel_is_no_error() -> None:
     await cancellation.cancel([])

@@ -73,6 +73,7 @@ async def test_an_older_release_starts_on_a_newer_schema(url: str, folder: Path)
         await migrate(database, folder)
         (folder / "0002_percent.sql").unlink()
         await migrate(database, folder)
+        assert await _applied(database) == ["0001_first.sql", "0002_percent.sql"]
 
 
 async def test_a_failed_migration_is_not_recorded(url: str, folder: Path) -> None:

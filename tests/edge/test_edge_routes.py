@@ -312,3 +312,4 @@ async def test_a_client_that_hangs_up_does_not_stop_a_mutation(edge: World) -> N
     call.cancel()
     async with asyncio.timeout(5):
         await finished.wait()
+    assert call.cancelled(), "the client did hang up"
