@@ -4,6 +4,7 @@ The crowd is drawn from a seeded generator, so that two runs with the same numbe
 """
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -61,7 +62,10 @@ def crowd(size: int, seed: int) -> list[Persona]:
     rng = random.Random(seed)  # noqa: S311 - a reproducible crowd, not a secret
     intents = [intent for intent, percent in SHARES.items() for _ in range(size * percent // 100)]
     intents += [Intent.HONEST] * (size - len(intents))
-    rng.shuffle(intents)
+    # One of each kind comes first, so that a small sale shows everything, too: who comes late may find no seats.
+    kinds = dict.fromkeys(intents)
+    rest = list((Counter(intents) - Counter(kinds.keys())).elements())
+    rng.shuffle(rest)
     return [
         Persona(
             number=number,
@@ -70,5 +74,5 @@ def crowd(size: int, seed: int) -> list[Persona]:
             follows_stream=rng.random() < 0.5,  # noqa: PLR2004 - half of them
             has_device=rng.random() < 0.6,  # noqa: PLR2004 - most of them
         )
-        for number, intent in enumerate(intents)
+        for number, intent in enumerate([*kinds, *rest])
     ]
