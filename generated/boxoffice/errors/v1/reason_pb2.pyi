@@ -84,6 +84,12 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The place is not called yet, or its claim window has closed."""
     REASON_PLACE_INVALID: _Reason.ValueType  # 82
     """The signed place is forged, or belongs to another account or event."""
+    REASON_LANE_PASS_INVALID: _Reason.ValueType  # 83
+    """The lane pass is forged, has expired, or belongs to another account, event or lane."""
+    REASON_CHALLENGE_REQUIRED: _Reason.ValueType  # 84
+    """Joining asks for proof that a person does it; metadata "challenge" says which, to be answered in `challenge_response`."""
+    REASON_DRAW_NOT_HELD: _Reason.ValueType  # 85
+    """The list of the draw is not closed yet."""
     REASON_ADMISSION_REQUIRED: _Reason.ValueType  # 100
     """Reserving needs an admission token, and none came."""
     REASON_ADMISSION_INVALID: _Reason.ValueType  # 101
@@ -170,6 +176,12 @@ REASON_PLACE_NOT_READY: Reason.ValueType  # 81
 """The place is not called yet, or its claim window has closed."""
 REASON_PLACE_INVALID: Reason.ValueType  # 82
 """The signed place is forged, or belongs to another account or event."""
+REASON_LANE_PASS_INVALID: Reason.ValueType  # 83
+"""The lane pass is forged, has expired, or belongs to another account, event or lane."""
+REASON_CHALLENGE_REQUIRED: Reason.ValueType  # 84
+"""Joining asks for proof that a person does it; metadata "challenge" says which, to be answered in `challenge_response`."""
+REASON_DRAW_NOT_HELD: Reason.ValueType  # 85
+"""The list of the draw is not closed yet."""
 REASON_ADMISSION_REQUIRED: Reason.ValueType  # 100
 """Reserving needs an admission token, and none came."""
 REASON_ADMISSION_INVALID: Reason.ValueType  # 101

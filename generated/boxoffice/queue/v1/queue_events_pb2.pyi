@@ -53,6 +53,8 @@ class QueueEvent(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
     PLACE_CALLED_FIELD_NUMBER: _builtins.int
+    PLACE_ADMITTED_FIELD_NUMBER: _builtins.int
+    PLACE_LEFT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique per fact, the same at redelivery: consumers drop what they have seen."""
     event_id: _builtins.int
@@ -65,6 +67,14 @@ class QueueEvent(_message.Message):
     def place_called(self) -> Global___PlaceCalled:
         """Someone was called."""
 
+    @_builtins.property
+    def place_admitted(self) -> Global___PlaceAdmitted:
+        """Someone claimed, and may reserve."""
+
+    @_builtins.property
+    def place_left(self) -> Global___PlaceLeft:
+        """Someone gave a place up."""
+
     def __init__(
         self,
         *,
@@ -72,12 +82,14 @@ class QueueEvent(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         event_id: _builtins.int = ...,
         place_called: Global___PlaceCalled | None = ...,
+        place_admitted: Global___PlaceAdmitted | None = ...,
+        place_left: Global___PlaceLeft | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fact", b"fact", "place_called", b"place_called", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fact", b"fact", "place_admitted", b"place_admitted", "place_called", b"place_called", "place_left", b"place_left", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "fact", b"fact", "id", b"id", "place_called", b"place_called", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "fact", b"fact", "id", b"id", "place_admitted", b"place_admitted", "place_called", b"place_called", "place_left", b"place_left", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["place_called"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["place_called", "place_admitted", "place_left"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -91,8 +103,17 @@ class PlaceCalled(_message.Message):
 
     USER_ID_FIELD_NUMBER: _builtins.int
     CLAIM_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.int
     """Who."""
+    lane: _builtins.int
+    """The lane of the place."""
+    score: _builtins.int
+    """What ordered the lane."""
+    calls: _builtins.int
+    """1, or 2 for the second chance of who missed the first call."""
     @_builtins.property
     def claim_expire_time(self) -> _timestamp_pb2.Timestamp:
         """Claim before this."""
@@ -102,11 +123,188 @@ class PlaceCalled(_message.Message):
         *,
         user_id: _builtins.int = ...,
         claim_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        lane: _builtins.int = ...,
+        score: _builtins.int = ...,
+        calls: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claim_expire_time", b"claim_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_expire_time", b"claim_expire_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "claim_expire_time", b"claim_expire_time", "lane", b"lane", "score", b"score", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlaceCalled: _TypeAlias = PlaceCalled  # noqa: Y015
+
+@_typing.final
+class PlaceAdmitted(_message.Message):
+    """A called place became an admission. Told before its owner gets the token, so that no loss of the line admits anyone
+    twice.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ADMISSION_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Who."""
+    lane: _builtins.int
+    """The lane of the place."""
+    score: _builtins.int
+    """What ordered the lane."""
+    @_builtins.property
+    def admission_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """The admission ends then."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        admission_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        lane: _builtins.int = ...,
+        score: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission_expire_time", b"admission_expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_expire_time", b"admission_expire_time", "lane", b"lane", "score", b"score", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceAdmitted: _TypeAlias = PlaceAdmitted  # noqa: Y015
+
+@_typing.final
+class PlaceLeft(_message.Message):
+    """A place was given up by its owner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Who."""
+    lane: _builtins.int
+    """The lane of the place."""
+    score: _builtins.int
+    """What ordered the lane."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        lane: _builtins.int = ...,
+        score: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lane", b"lane", "score", b"score", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceLeft: _TypeAlias = PlaceLeft  # noqa: Y015
+
+@_typing.final
+class DrawRecord(_message.Message):
+    """One record of `queue.draws`, keyed by sale event: what a draw rests on, kept where a loss of Redis does not reach."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    ENTRANTS_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.int
+    """The sale event."""
+    attempt: _builtins.str
+    """Records of one attempt share this; only the attempt that ends with an outcome counts, and the first one that does."""
+    @_builtins.property
+    def entrants(self) -> Global___DrawEntrants:
+        """A part of the closed list."""
+
+    @_builtins.property
+    def outcome(self) -> Global___DrawOutcome:
+        """The end: the list is complete, and this came of it."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.int = ...,
+        attempt: _builtins.str = ...,
+        entrants: Global___DrawEntrants | None = ...,
+        outcome: Global___DrawOutcome | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "entrants", b"entrants", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "content", b"content", "entrants", b"entrants", "event_id", b"event_id", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["entrants", "outcome"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___DrawRecord: _TypeAlias = DrawRecord  # noqa: Y015
+
+@_typing.final
+class DrawEntrants(_message.Message):
+    """A part of the closed list of a draw."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    LANES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Accounts, ascending, from one part to the next."""
+
+    @_builtins.property
+    def lanes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The lane of each."""
+
+    def __init__(
+        self,
+        *,
+        user_ids: _abc.Iterable[_builtins.int] | None = ...,
+        lanes: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lanes", b"lanes", "user_ids", b"user_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrawEntrants: _TypeAlias = DrawEntrants  # noqa: Y015
+
+@_typing.final
+class DrawOutcome(_message.Message):
+    """What a draw came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLOSE_TIME_FIELD_NUMBER: _builtins.int
+    ENTRANT_COUNT_FIELD_NUMBER: _builtins.int
+    LIST_DIGEST_FIELD_NUMBER: _builtins.int
+    DRAW_KEY_FIELD_NUMBER: _builtins.int
+    entrant_count: _builtins.int
+    """How many took part."""
+    list_digest: _builtins.bytes
+    """SHA-256 of the list."""
+    draw_key: _builtins.bytes
+    """The key that gives everyone a place."""
+    @_builtins.property
+    def close_time(self) -> _timestamp_pb2.Timestamp:
+        """When the list was closed."""
+
+    def __init__(
+        self,
+        *,
+        close_time: _timestamp_pb2.Timestamp | None = ...,
+        entrant_count: _builtins.int = ...,
+        list_digest: _builtins.bytes = ...,
+        draw_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "draw_key", b"draw_key", "entrant_count", b"entrant_count", "list_digest", b"list_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrawOutcome: _TypeAlias = DrawOutcome  # noqa: Y015

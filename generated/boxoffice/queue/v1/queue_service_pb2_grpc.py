@@ -60,6 +60,11 @@ class QueueServiceStub:
                 request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.WatchPlaceRequest.SerializeToString,
                 response_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.WatchPlaceResponse.FromString,
                 _registered_method=True)
+        self.WatchDigest = channel.unary_stream(
+                '/boxoffice.queue.v1.QueueService/WatchDigest',
+                request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.WatchDigestRequest.SerializeToString,
+                response_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.WatchDigestResponse.FromString,
+                _registered_method=True)
         self.ClaimPlace = channel.unary_unary(
                 '/boxoffice.queue.v1.QueueService/ClaimPlace',
                 request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.ClaimPlaceRequest.SerializeToString,
@@ -69,6 +74,26 @@ class QueueServiceStub:
                 '/boxoffice.queue.v1.QueueService/LeaveQueue',
                 request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.LeaveQueueRequest.SerializeToString,
                 response_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.LeaveQueueResponse.FromString,
+                _registered_method=True)
+        self.GetReceipt = channel.unary_unary(
+                '/boxoffice.queue.v1.QueueService/GetReceipt',
+                request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetReceiptRequest.SerializeToString,
+                response_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetReceiptResponse.FromString,
+                _registered_method=True)
+        self.GetDraw = channel.unary_unary(
+                '/boxoffice.queue.v1.QueueService/GetDraw',
+                request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetDrawRequest.SerializeToString,
+                response_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetDrawResponse.FromString,
+                _registered_method=True)
+        self.ListEntrants = channel.unary_unary(
+                '/boxoffice.queue.v1.QueueService/ListEntrants',
+                request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.ListEntrantsRequest.SerializeToString,
+                response_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.ListEntrantsResponse.FromString,
+                _registered_method=True)
+        self.IssueLanePasses = channel.unary_unary(
+                '/boxoffice.queue.v1.QueueService/IssueLanePasses',
+                request_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.IssueLanePassesRequest.SerializeToString,
+                response_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.IssueLanePassesResponse.FromString,
                 _registered_method=True)
         self.GetQueuePolicy = channel.unary_unary(
                 '/boxoffice.queue.v1.QueueService/GetQueuePolicy',
@@ -90,7 +115,8 @@ class QueueServiceServicer:
         """Takes a place in the line of an event, or finds the caller's place if there is one: one live place per account.
         After EXPIRED, DONE or LEFT, joining again takes a new place at the end.
 
-        Errors: EVENT_NOT_FOUND, SALE_CLOSED, SOLD_OUT, PLACE_INVALID (a `signed_place` that is forged or someone else's).
+        Errors: EVENT_NOT_FOUND, SALE_CLOSED, SOLD_OUT, PLACE_INVALID (a `signed_place` that is forged or someone else's),
+        LANE_PASS_INVALID, CHALLENGE_REQUIRED, RATE_LIMITED.
         Idempotent: a repeat answers the same place with `already_joined`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -132,6 +158,16 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchDigest(self, request, context):
+        """Follows the line of an event for everyone who waits in it: a digest now, then one a second. From it an edge process
+        tells any number of people where they stand, without a call for each of them.
+
+        Errors: EVENT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ClaimPlace(self, request, context):
         """Turns a READY place into an admission: the token with which seats can be reserved.
 
@@ -143,6 +179,45 @@ class QueueServiceServicer:
 
     def LeaveQueue(self, request, context):
         """Gives the caller's place up, at once. Idempotent: leaving without a place succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReceipt(self, request, context):
+        """A receipt of the caller's place that anyone can verify: a JWS (EdDSA) with a key that GetDraw publishes. It says who
+        entered which line and when, and under which commitment; after the draw, with which place.
+
+        Errors: EVENT_NOT_FOUND, PLACE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDraw(self, request, context):
+        """What anyone needs to verify the draw of an event. Before the opening: the commitment. After it: the seed, the digest
+        of the closed list, and the key that gave everyone a place.
+
+        Errors: EVENT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEntrants(self, request, context):
+        """Who took part in the draw of an event, in the order of the digest. Only once the list is closed.
+
+        Errors: EVENT_NOT_FOUND, DRAW_NOT_HELD, INVALID_ARGUMENT (a page token that is not one of ours).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IssueLanePasses(self, request, context):
+        """Makes passes that let the named accounts join a priority lane. A pass is signed, bound to account, event and lane,
+        and good for nobody else; nothing is stored.
+
+        Errors: EVENT_NOT_FOUND, INVALID_ARGUMENT (no such lane, or too many accounts).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,6 +269,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.WatchPlaceRequest.FromString,
                     response_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.WatchPlaceResponse.SerializeToString,
             ),
+            'WatchDigest': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDigest,
+                    request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.WatchDigestRequest.FromString,
+                    response_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.WatchDigestResponse.SerializeToString,
+            ),
             'ClaimPlace': grpc.unary_unary_rpc_method_handler(
                     servicer.ClaimPlace,
                     request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.ClaimPlaceRequest.FromString,
@@ -203,6 +283,26 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.LeaveQueue,
                     request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.LeaveQueueRequest.FromString,
                     response_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.LeaveQueueResponse.SerializeToString,
+            ),
+            'GetReceipt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReceipt,
+                    request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetReceiptRequest.FromString,
+                    response_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetReceiptResponse.SerializeToString,
+            ),
+            'GetDraw': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDraw,
+                    request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetDrawRequest.FromString,
+                    response_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetDrawResponse.SerializeToString,
+            ),
+            'ListEntrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEntrants,
+                    request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.ListEntrantsRequest.FromString,
+                    response_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.ListEntrantsResponse.SerializeToString,
+            ),
+            'IssueLanePasses': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueLanePasses,
+                    request_deserializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.IssueLanePassesRequest.FromString,
+                    response_serializer=boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.IssueLanePassesResponse.SerializeToString,
             ),
             'GetQueuePolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQueuePolicy,
@@ -362,6 +462,33 @@ class QueueService:
             _registered_method=True)
 
     @staticmethod
+    def WatchDigest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/boxoffice.queue.v1.QueueService/WatchDigest',
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.WatchDigestRequest.SerializeToString,
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.WatchDigestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ClaimPlace(request,
             target,
             options=(),
@@ -405,6 +532,114 @@ class QueueService:
             '/boxoffice.queue.v1.QueueService/LeaveQueue',
             boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.LeaveQueueRequest.SerializeToString,
             boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.LeaveQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/boxoffice.queue.v1.QueueService/GetReceipt',
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetReceiptRequest.SerializeToString,
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetReceiptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDraw(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/boxoffice.queue.v1.QueueService/GetDraw',
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetDrawRequest.SerializeToString,
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.GetDrawResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEntrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/boxoffice.queue.v1.QueueService/ListEntrants',
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.ListEntrantsRequest.SerializeToString,
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.ListEntrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueLanePasses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/boxoffice.queue.v1.QueueService/IssueLanePasses',
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.IssueLanePassesRequest.SerializeToString,
+            boxoffice_dot_queue_dot_v1_dot_queue__service__pb2.IssueLanePassesResponse.FromString,
             options,
             channel_credentials,
             insecure,
