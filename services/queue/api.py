@@ -15,7 +15,7 @@ from services.common.errors import InvalidArgument
 from services.common.interceptors import report
 from services.common.validation import check_required
 from services.queue import packing
-from services.queue.domain import Mode
+from services.queue.line.domain import Mode
 from services.queue.waiting_room import WaitingRoom
 
 _LARGEST_BATCH: Final = 256

@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.errors import Unavailable, from_rpc_error
-from services.queue.domain import EventNotFound, Sale
+from services.queue.line.domain import EventNotFound, Sale
 
 # An organizer who moves the opening is heard within this time.
 _FRESH_SECONDS: Final = 2.0

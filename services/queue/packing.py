@@ -10,8 +10,8 @@ from boxoffice.queue.v1 import queue_events_pb2 as events_pb
 from boxoffice.queue.v1 import queue_service_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.queue.domain import Mode, Place, PlaceState, Policy, SaleState, poll_after
-from services.queue.transitions import Call
+from services.queue.line.domain import Mode, Place, PlaceState, Policy, SaleState, poll_after
+from services.queue.line.transitions import Call
 
 _STATES: Final = {state: pb.Place.State.Value(f"STATE_{state.name}") for state in PlaceState}
 _SALE_STATES: Final = {state: pb.SaleState.Value(f"SALE_STATE_{state.name}") for state in SaleState}

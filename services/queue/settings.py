@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from services.common.settings import Address, CommonSettings, EventLogUrl, RedisUrl
 from services.common.tokens import KeyRing
-from services.queue.domain import Mode, Policy
+from services.queue.line.domain import Mode, Policy
 
 
 def _check_keys(keys: SecretStr) -> SecretStr:

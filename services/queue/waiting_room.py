@@ -12,12 +12,22 @@ from typing import Any
 from services.common import metrics
 from services.common.errors import Unavailable
 from services.common.tokens import AdmissionToken, KeyRing
+from services.queue.admission.failures import Failures
 from services.queue.catalog import EventCatalog
-from services.queue.domain import EventNotFound, Line, Place, PlaceNotFound, PlaceState, Policy, Sale, Standing, tell
-from services.queue.failures import Failures
-from services.queue.place_token import SignedPlace
-from services.queue.store import LineStore, to_ms
-from services.queue.transitions import Admission, JoinCommand
+from services.queue.line.domain import (
+    EventNotFound,
+    Line,
+    Place,
+    PlaceNotFound,
+    PlaceState,
+    Policy,
+    Sale,
+    Standing,
+    tell,
+)
+from services.queue.line.store import LineStore, to_ms
+from services.queue.line.transitions import Admission, JoinCommand
+from services.queue.proofs.place import SignedPlace
 from services.queue.watch import PlaceWatch
 
 # Every change of a policy; operators answer for what they did in the middle of a sale.

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from datetime import timedelta
 from typing import Final
 
-from services.queue.domain import Place, PlaceNotFound
+from services.queue.line.domain import Place, PlaceNotFound
 
 # As fresh as the contract promises, and as rare.
 INTERVAL: Final = timedelta(seconds=1)

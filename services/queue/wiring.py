@@ -14,11 +14,11 @@ from services.common.lifecycle import Lifecycle
 from services.common.redis import open_redis
 from services.common.tokens import KeyRing, TokenVerifier, jwks_from_auth
 from services.queue import watch
-from services.queue.admission import AdmissionLoop, CallPublisher
+from services.queue.admission.loop import AdmissionLoop, CallPublisher
 from services.queue.api import QueueApi
 from services.queue.catalog import EventCatalog
+from services.queue.line.store import LineStore
 from services.queue.settings import QueueSettings
-from services.queue.store import LineStore
 from services.queue.waiting_room import WaitingRoom
 from services.queue.worker import GROUP, TOPICS, every, listen
 

@@ -14,8 +14,8 @@ from services.common.eventlog.consumer import consume
 from services.common.eventlog.port import EventLog, Record
 from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS, dead
 from services.common.eventlog.topics import TOPICS as ALL_TOPICS
-from services.queue.store import LineStore
-from services.queue.transitions import Progress, Purchase
+from services.queue.line.store import LineStore
+from services.queue.line.transitions import Progress, Purchase
 
 GROUP: Final = "queue"
 TOPICS: Final = (BOOKING_EVENTS, SALE_PROGRESS)

@@ -7,7 +7,7 @@ import pytest
 
 from services.common.lua import Header, parse_header
 
-SCRIPTS = sorted((Path(__file__).parents[2] / "services").glob("*/lua/*.lua"))
+SCRIPTS = sorted((Path(__file__).parents[2] / "services").glob("**/lua/*.lua"))
 MOST_LINES = 60
 
 _BINDING = re.compile(r"^local ([a-z_0-9, ]+?)\s*=\s*(.+)$", re.MULTILINE)

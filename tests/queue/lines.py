@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from services.queue import store as store_module
-from services.queue.domain import Mode, PlaceState, Policy, Sale
-from services.queue.replies import Reading
-from services.queue.store import LineStore, line_key
-from services.queue.transitions import JoinCommand, Joined, Tick
+from services.queue.line import store as store_module
+from services.queue.line.domain import Mode, PlaceState, Policy, Sale
+from services.queue.line.replies import Reading
+from services.queue.line.store import LineStore, line_key
+from services.queue.line.transitions import JoinCommand, Joined, Tick
 from tests import support
 
 EVENT = 7

@@ -18,7 +18,7 @@ from deploy.local.site import rsa_key
 from services.auth.keys import SigningKeys
 from services.common.errors import to_status
 from services.common.keyring import KeyRing
-from services.queue.domain import EventNotFound
+from services.queue.line.domain import EventNotFound
 
 KEYS = SigningKeys.parse(rsa_key().encode())
 ADMISSION_KEYS = "a1:" + base64.b64encode(b"a" * 32).decode()

@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 from services.common.eventlog import open_event_log
 from services.common.eventlog.port import EventLog, EventLogUnavailable, EventLogWriter
 from services.common.eventlog.topics import QUEUE_EVENTS, TOPICS
-from services.queue.admission import CallPublisher
-from services.queue.domain import Mode, PlaceState, Policy, PolicyOutOfRange, Sale
-from services.queue.store import LineStore, line_key
-from services.queue.transitions import Call
+from services.queue.admission.loop import CallPublisher
+from services.queue.line.domain import Mode, PlaceState, Policy, PolicyOutOfRange, Sale
+from services.queue.line.store import LineStore, line_key
+from services.queue.line.transitions import Call
 from tests.queue.lines import (
     EVENT,
     OPEN_SALE,

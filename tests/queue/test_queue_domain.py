@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.common.tokens import KeyRing
-from services.queue.domain import (
+from services.queue.line.domain import (
     Line,
     Mode,
     PlaceInvalid,
@@ -19,7 +19,7 @@ from services.queue.domain import (
     poll_after,
     tell,
 )
-from services.queue.place_token import SignedPlace
+from services.queue.proofs.place import SignedPlace
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SALE = Sale(NOW - timedelta(hours=1), NOW + timedelta(hours=1))

@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 from services.common.cancellation import cancel
 from services.common.eventlog import EventLog, open_event_log
 from services.common.eventlog.topics import QUEUE_EVENTS, TOPICS
-from services.queue.admission import AdmissionLoop, CallPublisher
-from services.queue.domain import Sale
-from services.queue.store import LineStore, line_key
-from services.queue.transitions import JoinCommand
+from services.queue.admission.loop import AdmissionLoop, CallPublisher
+from services.queue.line.domain import Sale
+from services.queue.line.store import LineStore, line_key
+from services.queue.line.transitions import JoinCommand
 from tests.queue.lines import OPEN_SALE, store_of
 
 BAD, GOOD = 8, 7

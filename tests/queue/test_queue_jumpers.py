@@ -7,10 +7,10 @@ import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
-from services.queue.admission import AdmissionLoop
-from services.queue.domain import Sale
-from services.queue.store import LineStore
-from services.queue.transitions import out_of_order
+from services.queue.admission.loop import AdmissionLoop
+from services.queue.line.domain import Sale
+from services.queue.line.store import LineStore
+from services.queue.line.transitions import out_of_order
 from tests.queue.lines import EVENT, OPEN_SALE, join, join_all, pass_time, store_of, without_guard
 
 

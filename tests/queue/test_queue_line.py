@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from services.queue.domain import Mode, PlaceNotFound, PlaceNotReady, PlaceState, Sale, SaleClosed, SoldOut
-from services.queue.store import LineStore, line_key
-from services.queue.transitions import JoinCommand, Joined, Progress, Purchase
+from services.queue.line.domain import Mode, PlaceNotFound, PlaceNotReady, PlaceState, Sale, SaleClosed, SoldOut
+from services.queue.line.store import LineStore, line_key
+from services.queue.line.transitions import JoinCommand, Joined, Progress, Purchase
 from tests.queue.lines import (
     EVENT,
     OPEN_SALE,

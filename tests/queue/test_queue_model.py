@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from redis.asyncio import Redis
 
 from services.common.redis import open_redis
-from services.queue.domain import PlaceNotFound, PlaceNotReady, PlaceState
-from services.queue.transitions import Purchase
+from services.queue.line.domain import PlaceNotFound, PlaceNotReady, PlaceState
+from services.queue.line.transitions import Purchase
 from tests.queue.lines import EVENT, called, join, readings, run_out, store_of, tick
 
 T = TypeVar("T")

@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from services.common.errors import Unavailable
 from services.common.keyring import KeyRing
 from services.queue import watch
-from services.queue.domain import EventNotFound, Place, PlaceNotFound, PlaceState, Sale, SaleState, tell
-from services.queue.store import LineStore, line_key
-from services.queue.transitions import Progress
+from services.queue.line.domain import EventNotFound, Place, PlaceNotFound, PlaceState, Sale, SaleState, tell
+from services.queue.line.store import LineStore, line_key
+from services.queue.line.transitions import Progress
 from services.queue.waiting_room import WaitingRoom
 from services.queue.watch import PlaceWatch
 from tests.queue.lines import EVENT, OPEN_SALE, join_all, readings, store_of, tick

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from services.common.cancellation import cancel
 from services.common.eventlog import EventLogUnavailable, Record, open_event_log
 from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS
-from services.queue.domain import PlaceState
+from services.queue.line.domain import PlaceState
 from services.queue.worker import every, handle_records, listen
 from tests.queue.lines import EVENT, join, state, store_of, tick
 from tests.queue.neighbours import stamp

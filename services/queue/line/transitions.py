@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from services.queue.domain import Sale
+from services.queue.line.domain import Sale
 
 # People called, or ended of each kind, in one run of admission: below ten milliseconds of Redis.
 MAX_BATCH: Final = 250

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from services.common.tokens import ForgedToken, KeyRing
-from services.queue.domain import PlaceInvalid
+from services.queue.line.domain import PlaceInvalid
 
 # Says what was signed, so that nothing else that the same keys may sign one day can pass for a place.
 _PURPOSE: Final = b"place1"

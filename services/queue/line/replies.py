@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
-from services.queue.domain import REFUSALS, Line, Mode, PlaceState, Standing
-from services.queue.transitions import Call, Joined, Tick, out_of_order
+from services.queue.line.domain import REFUSALS, Line, Mode, PlaceState, Standing
+from services.queue.line.transitions import Call, Joined, Tick, out_of_order
 
 T = TypeVar("T")
 

@@ -17,10 +17,10 @@ from redis.asyncio import Redis
 
 from services.common.coalesce import Coalescer
 from services.common.lua import Args, Keys, Script
-from services.queue import replies
-from services.queue.domain import Line, Mode, Policy, Sale, Standing
-from services.queue.replies import Reading
-from services.queue.transitions import MAX_BATCH, Admission, Call, JoinCommand, Joined, Progress, Purchase, Tick
+from services.queue.line import replies
+from services.queue.line.domain import Line, Mode, Policy, Sale, Standing
+from services.queue.line.replies import Reading
+from services.queue.line.transitions import MAX_BATCH, Admission, Call, JoinCommand, Joined, Progress, Purchase, Tick
 
 _LUA: Final = Path(__file__).with_name("lua")
 _JOIN: Final = Script.load(_LUA / "join.lua")

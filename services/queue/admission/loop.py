@@ -13,11 +13,11 @@ from services.common.eventlog.port import EventLogUnavailable, EventLogWriter
 from services.common.eventlog.topics import QUEUE_EVENTS
 from services.common.telemetry import current_traceparent, span
 from services.queue import packing
+from services.queue.admission.failures import Failures
 from services.queue.catalog import EventCatalog
-from services.queue.domain import EventNotFound, Sale
-from services.queue.failures import Failures
-from services.queue.store import LineStore
-from services.queue.transitions import Tick
+from services.queue.line.domain import EventNotFound, Sale
+from services.queue.line.store import LineStore
+from services.queue.line.transitions import Tick
 
 # Calls in one record: some 20 kB.
 _RECORD_CALLS: Final = 500

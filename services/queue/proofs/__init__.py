@@ -1,0 +1,1 @@
+"""What people carry: signed places, passes for a lane, receipts."""
