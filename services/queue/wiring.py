@@ -14,7 +14,8 @@ from services.common.lifecycle import Lifecycle
 from services.common.redis import open_redis
 from services.common.tokens import KeyRing, TokenVerifier, jwks_from_auth
 from services.queue import watch
-from services.queue.admission.loop import AdmissionLoop, CallPublisher
+from services.queue.admission.loop import AdmissionLoop
+from services.queue.admission.publisher import FactPublisher
 from services.queue.api import QueueApi
 from services.queue.catalog import EventCatalog
 from services.queue.line.store import LineStore
@@ -34,7 +35,7 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     auth = await lifecycle.enter(connect(settings.auth_target))
     store = LineStore(redis, settings.default_policy())
     catalog = EventCatalog(inventory_rpc.EventServiceStub(inventory))
-    publisher = CallPublisher(store, await lifecycle.enter(log.writer()))
+    publisher = FactPublisher(store, await lifecycle.enter(log.writer()))
     room = WaitingRoom(
         store,
         catalog,

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from services.common.eventlog import open_event_log
 from services.common.eventlog.port import EventLog, EventLogUnavailable, EventLogWriter
 from services.common.eventlog.topics import QUEUE_EVENTS, TOPICS
-from services.queue.admission.loop import CallPublisher
+from services.queue.admission.publisher import FactPublisher
 from services.queue.line.domain import Mode, PlaceState, Policy, PolicyOutOfRange, Sale
 from services.queue.line.store import LineStore, line_key
 from services.queue.line.transitions import Call
@@ -252,7 +252,7 @@ async def test_a_call_outlives_a_crash_before_it_is_told(redis: Redis, other_red
     survivor = store_of(other_redis)
     assert (await tick(survivor)).unpublished == 3
     async with log.writer() as writer:
-        await CallPublisher(survivor, writer).publish(EVENT)
+        await FactPublisher(survivor, writer).publish(EVENT)
 
     told = await _told(log)
     assert [(fact.id, fact.place_called.user_id) for fact in told] == [(call.call_id, call.user_id) for call in calls]
@@ -273,8 +273,8 @@ async def test_a_crash_after_telling_tells_again_with_the_same_ids(redis: Redis,
     await tick(crashing)
     async with log.writer() as writer:
         with pytest.raises(ConnectionError):
-            await CallPublisher(crashing, writer).publish(EVENT)
-        await CallPublisher(store_of(redis), writer).publish(EVENT)
+            await FactPublisher(crashing, writer).publish(EVENT)
+        await FactPublisher(store_of(redis), writer).publish(EVENT)
 
     ids = [fact.id for fact in await _told(log)]
     assert len(ids) == 4
@@ -285,7 +285,7 @@ async def test_two_publishers_at_once_lose_nothing(redis: Redis, other_redis: Re
     stores = store_of(redis), store_of(other_redis)
     await join_all(stores[0], range(1, 301))
     async with log.writer() as writer:
-        publishers = [CallPublisher(store, writer) for store in stores]
+        publishers = [FactPublisher(store, writer) for store in stores]
         for store in stores * 2:
             await tick(store)
             await asyncio.gather(*(publisher.publish(EVENT) for publisher in publishers))
@@ -314,7 +314,7 @@ async def test_calls_wait_while_the_event_log_is_away(redis: Redis, log: EventLo
     await tick(store)
     async with log.writer() as writer:
         flaky = _AwayAtFirst(writer)
-        publisher = CallPublisher(store, flaky)  # type: ignore[arg-type] # the one method that is used
+        publisher = FactPublisher(store, flaky)  # type: ignore[arg-type] # the one method that is used
         running = asyncio.create_task(publisher.run())
         while (await tick(store)).unpublished:
             publisher.nudge(EVENT)

@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 from services.common.cancellation import cancel
 from services.common.eventlog import EventLog, open_event_log
 from services.common.eventlog.topics import QUEUE_EVENTS, TOPICS
-from services.queue.admission.loop import AdmissionLoop, CallPublisher
+from services.queue.admission.loop import AdmissionLoop
+from services.queue.admission.publisher import FactPublisher
 from services.queue.line.domain import Sale
 from services.queue.line.store import LineStore, line_key
 from services.queue.line.transitions import JoinCommand
@@ -98,7 +99,7 @@ async def test_a_damaged_call_holds_up_only_those_of_its_own_event(redis: Redis,
     await store.admit_many({GOOD: OPEN_SALE})
     await redis.xadd(line_key(BAD, "outbox"), {"user_id": "nobody"})
     async with log.writer() as writer, log.reader("test", [QUEUE_EVENTS]) as reader:
-        publisher = CallPublisher(store, writer)
+        publisher = FactPublisher(store, writer)
         for event_id in (BAD, GOOD):
             publisher.nudge(event_id)
         running = asyncio.create_task(publisher.run())
