@@ -32,8 +32,8 @@ def position_of(score: int, lane: LaneScores) -> int | None:
     """The position of who has this score: 1 for the next one to be called.
 
     Exact in the front; behind it off by less than the distance of two samples, a thousandth of the people there. None
-    where the front shows that nobody has this score any more: the owner must be asked for. Who came after the digest was
-    taken stands behind its end.
+    where the front shows that nobody has this score any more: the owner must be asked for. Who came after the digest
+    was taken stands behind its end.
     """
     front = lane.front
     if not front:
