@@ -7,8 +7,9 @@ broker (idempotence), so that order by key holds across its retries.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,8 +18,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from services.common.eventlog.kafka_reader import KafkaReader
+from services.common.eventlog.kafka_scan import partition_of, scan
 from services.common.eventlog.kafka_writer import KafkaWriter
-from services.common.eventlog.port import EventLogUnavailable
+from services.common.eventlog.port import EventLogUnavailable, Record
+from services.common.eventlog.topics import KEPT
 
 REQUEST_MS = 3000
 ADMIN_SECONDS = 10.0
@@ -74,6 +77,20 @@ class KafkaLog:
         finally:
             await reader.close()
 
+    async def read_all(
+        self, topic: str, *, key: str | None = None, since: datetime | None = None
+    ) -> AsyncGenerator[Record, None]:
+        """See the port. A consumer of its own, without a group."""
+        with _unavailable():
+            async with asyncio.timeout(ADMIN_SECONDS):
+                partitions = await self._partitions(topic)
+            if not partitions:
+                raise EventLogUnavailable(f"topic {topic} does not exist yet")
+            wanted = partitions if key is None else [partition_of(key, partitions)]
+            async with aclosing(scan(self._servers, wanted, key, since)) as records:
+                async for record in records:
+                    yield record
+
     async def ping(self) -> None:
         """See the port."""
         with _unavailable():
@@ -88,7 +105,9 @@ class KafkaLog:
                 known = set(await admin.list_topics())
                 brokers = len((await admin.describe_cluster())["brokers"])
                 wanted = [
-                    NewTopic(name, count, min(REPLICAS, brokers)) for name, count in topics.items() if name not in known
+                    NewTopic(name, count, min(REPLICAS, brokers), topic_configs=_configs(name))
+                    for name, count in topics.items()
+                    if name not in known
                 ]
                 if wanted:
                     _check_created(await admin.create_topics(wanted))
@@ -136,6 +155,10 @@ async def _start(start: Any, stop: Any) -> None:
     except BaseException:
         await stop()
         raise
+
+
+def _configs(topic: str) -> dict[str, str]:
+    return {"retention.ms": "-1"} if topic in KEPT else {}
 
 
 def _committed(offsets: Mapping[TopicPartition, Any], partition: TopicPartition) -> int:

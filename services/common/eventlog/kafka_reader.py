@@ -96,7 +96,7 @@ class KafkaReader(ConsumerRebalanceListener):  # type: ignore[misc]  # the drive
     def _take(self, found: dict[TopicPartition, list[Any]]) -> list[Record]:
         records: list[Record] = []
         for partition, messages in found.items():
-            records.extend(map(_record, messages))
+            records.extend(map(as_record, messages))
             self._uncommitted[partition] = messages[-1].offset + 1
         if self._uncommitted:
             self._nothing_in_hand.clear()
@@ -136,7 +136,8 @@ class KafkaReader(ConsumerRebalanceListener):  # type: ignore[misc]  # the drive
         self._assigned.set()
 
 
-def _record(message: Any) -> Record:
+def as_record(message: Any) -> Record:
+    """A message of the driver as a record of the port."""
     return Record(
         topic=message.topic,
         # A stranger's record must not stop the partition here: the handler decides what it cannot use.

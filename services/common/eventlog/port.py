@@ -7,10 +7,10 @@
 What an acknowledgement promises differs by adapter, and is said in each of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 MAX_VALUE_BYTES = 1_000_000
@@ -93,11 +93,27 @@ class EventLog(Protocol):
             EventLogUnavailable: on entering.
         """
 
+    def read_all(
+        self, topic: str, *, key: str | None = None, since: datetime | None = None
+    ) -> AsyncGenerator[Record, None]:
+        """What a topic holds, from its beginning to its end as of the first step; belongs to no group.
+
+        Records that are appended meanwhile are left out. Order holds within each partition. Of `key` alone, if it is
+        given, which reads one partition; and without what was appended before `since`, by the clocks of the log (Kafka:
+        of the writers), so leave room. Close it (`aclosing`) where it is not read to the end.
+
+        Raises:
+            EventLogUnavailable: at any step; what was read by then is not the whole.
+        """
+
     async def ping(self) -> None:
         """Returns if the log answers, else raises EventLogUnavailable."""
 
     async def create_topics(self, topics: Mapping[str, int]) -> None:
-        """Creates the topics (name → partitions) that do not exist yet; leaves the others as they are."""
+        """Creates the topics (name → partitions) that do not exist yet; leaves the others as they are.
+
+        Those in `topics.KEPT` lose nothing however old it is.
+        """
 
     async def lag(self, group: str, topic: str) -> int:
         """Number of records of the topic that the group has not committed."""

@@ -252,20 +252,21 @@ class RedisReader:
 
 def _take(position: _Position, entries: list[Any], max_records: int) -> list[Record]:
     taken = entries[:max_records]
-    records = [_record(position, entry_id, fields) for entry_id, fields in taken]
+    records = [as_record(position.topic, position.number, entry_id, fields) for entry_id, fields in taken]
     position.read_id = taken[-1][0]
     position.read_count += len(taken)
     position.uncommitted = True
     return records
 
 
-def _record(position: _Position, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Record:
+def as_record(topic: str, partition: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Record:
+    """An entry of a partition's stream as a record of the port."""
     return Record(
-        topic=position.topic,
+        topic=topic,
         key=fields[b"k"].decode(),
         value=fields[b"v"],
         headers=orjson.loads(fields.get(b"h", b"{}")),
-        partition=position.number,
+        partition=partition,
         offset=entry_id.decode(),
     )
 

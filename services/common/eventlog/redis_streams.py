@@ -18,8 +18,9 @@ topics are never trimmed. All keys share one hash tag: a Redis Cluster keeps the
 import asyncio
 import logging
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -28,12 +29,14 @@ import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
 from services.common.eventlog.measure import appending
-from services.common.eventlog.port import Entry, EventLogUnavailable
-from services.common.eventlog.redis_reader import RedisReader, stream_key, unavailable
+from services.common.eventlog.port import Entry, EventLogUnavailable, Record
+from services.common.eventlog.redis_reader import RedisReader, as_record, stream_key, unavailable
 from services.common.redis import open_redis
 
 APPEND_SECONDS = 4.0
 """Below the 5 s deadline of a reservation, so that its caller is still there to be told."""
+SCAN_ENTRIES = 50
+"""Entries of one read of `read_all`: a few megabytes, unless all of them are as large as a value can be."""
 TOPICS_KEY = "{eventlog}:topics"
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -122,6 +125,33 @@ class RedisStreamsLog:
         finally:
             await reader.close()
 
+    async def read_all(
+        self, topic: str, *, key: str | None = None, since: datetime | None = None
+    ) -> AsyncGenerator[Record, None]:
+        """See the port."""
+        with unavailable():
+            count = await self._topics.partitions(topic)
+            numbers = range(count) if key is None else [_partition(key, count)]
+            # The end as of now, of all partitions together.
+            async with self._client.pipeline() as pipe:
+                for number in numbers:
+                    pipe.xrevrange(stream_key(topic, number), count=1)
+                newest: Any = await pipe.execute()
+            for number, entries in zip(numbers, newest, strict=True):
+                for last, _ in entries:
+                    async for record in self._scan(topic, number, _first_id(since), last):
+                        if key is None or record.key == key:
+                            yield record
+
+    async def _scan(self, topic: str, number: int, first: bytes, last: bytes) -> AsyncIterator[Record]:
+        while True:
+            entries: Any = await self._client.xrange(stream_key(topic, number), first, last, SCAN_ENTRIES)
+            if not entries:
+                return
+            for entry_id, fields in entries:
+                yield as_record(topic, number, entry_id, fields)
+            first = b"(" + entries[-1][0]
+
     async def ping(self) -> None:
         """See the port."""
         with unavailable():
@@ -152,6 +182,11 @@ class RedisStreamsLog:
                     pipe.execute_command("XINFO GROUPS", key)
                 answers = await pipe.execute(raise_on_error=False)
             return sum(_lag(group, *pair) for pair in zip(answers[::2], answers[1::2], strict=True))
+
+
+def _first_id(since: datetime | None) -> bytes:
+    # An id begins with the time of its append, in ms on Redis' clock.
+    return b"-" if since is None else b"%d" % max(0, int(since.timestamp() * 1000))
 
 
 def _lag(group: str, length: Any, groups: Any) -> int:
