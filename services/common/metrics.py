@@ -130,6 +130,17 @@ QUEUE_JUMPERS: Final = Gauge("boxoffice_queue_jumpers", "People admitted out of 
 QUEUE_EVENT_FAILURES: Final = Counter(
     "boxoffice_queue_event_failures_total", "Failures of a loop that concern one event", ("task",)
 )
+# Leases of events by how this process stands to them: held, other (another process ticks the event), unfenced (no
+# majority of the lease nodes answers; the line is ticked all the same).
+QUEUE_LEASES: Final = Gauge("boxoffice_queue_leases", "Leases of events, by standing of this process", ("standing",))
+# Ticks that the line refused because it has seen a newer holder. A few after a pause of a process; should stay flat.
+QUEUE_FENCED: Final = Counter("boxoffice_queue_fenced_ticks_total", "Late ticks that a line refused")
+# Share of their rates that the health of the shop leaves to the lines: 1 is all of it.
+QUEUE_PACE: Final = Gauge("boxoffice_queue_pace", "Share of the rate that the shop's health allows")
+# 1 while the reason slows the lines: hold_latency, event_log_lag, payment_backlog, no_answer.
+QUEUE_SLOWED: Final = Gauge("boxoffice_queue_slowed", "Whether a reason slows the lines", ("reason",))
+# Calls per second that policy and health allow now, over all lines that this process ticks and that call people.
+QUEUE_ALLOWED_RATE: Final = Gauge("boxoffice_queue_allowed_rate", "Calls per second that are allowed")
 
 # --- inventory ---------------------------------------------------------------------------------------------------
 
