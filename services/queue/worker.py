@@ -12,7 +12,7 @@ from boxoffice.inventory.v1 import booking_service_pb2 as booking_pb
 from services.common import metrics
 from services.common.eventlog.consumer import consume
 from services.common.eventlog.port import EventLog, Record
-from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS, dead
+from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_DRAWS, QUEUE_EVENTS, QUEUE_LINES, SALE_PROGRESS, dead
 from services.common.eventlog.topics import TOPICS as ALL_TOPICS
 from services.queue.line.store import LineStore
 from services.queue.line.transitions import Progress, Purchase
@@ -52,7 +52,7 @@ async def listen(log: EventLog, store: LineStore) -> None:
     async def handle(records: list[Record]) -> None:
         await handle_records(store, records)
 
-    own = (*TOPICS, QUEUE_EVENTS)
+    own = (*TOPICS, QUEUE_EVENTS, QUEUE_DRAWS, QUEUE_LINES)
     await log.create_topics({name: ALL_TOPICS[name] for topic in own for name in (topic, dead(topic))})
     await consume(log, GROUP, TOPICS, handle)
 

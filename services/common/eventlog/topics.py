@@ -11,8 +11,9 @@ BOOKING_EVENTS = "booking.events"
 SALE_PROGRESS = "sale.progress"
 QUEUE_EVENTS = "queue.events"
 QUEUE_DRAWS = "queue.draws"
+QUEUE_LINES = "queue.lines"
 
-KEPT = frozenset({QUEUE_DRAWS})
+KEPT = frozenset({QUEUE_DRAWS, QUEUE_LINES})
 """Topics whose records are read again from the beginning, long after they were written: no age ends them."""
 
 _DEAD = ".dead"
@@ -28,7 +29,14 @@ def is_dead(topic: str) -> bool:
     return topic.endswith(_DEAD)
 
 
-_LIVE = {BOOKING_COMMANDS: 10, BOOKING_EVENTS: 10, SALE_PROGRESS: 1, QUEUE_EVENTS: 10, QUEUE_DRAWS: 1}
+_LIVE = {
+    BOOKING_COMMANDS: 10,
+    BOOKING_EVENTS: 10,
+    SALE_PROGRESS: 1,
+    QUEUE_EVENTS: 10,
+    QUEUE_DRAWS: 1,
+    QUEUE_LINES: 1,
+}
 
 TOPICS: Mapping[str, int] = MappingProxyType(_LIVE | {dead(name): count for name, count in _LIVE.items()})
 """For `EventLog.create_topics`; a dead-letter topic has the partitions of its topic, so that order by key survives."""

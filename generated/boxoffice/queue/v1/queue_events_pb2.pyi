@@ -3,6 +3,7 @@
 isort:skip_file
 What queue tells the rest of Boxoffice, on the topic `queue.events`, keyed by sale event."""
 
+from boxoffice.queue.v1 import queue_service_pb2 as _queue_service_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -202,6 +203,42 @@ class PlaceLeft(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlaceLeft: _TypeAlias = PlaceLeft  # noqa: Y015
+
+@_typing.final
+class LineRecord(_message.Message):
+    """One record of `queue.lines`, keyed by sale event: what no fact tells of a line, kept where a loss of Redis does not
+    reach. The first record of an event says since when its line has lived.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.int
+    """The sale event."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When, on Redis' clock."""
+
+    @_builtins.property
+    def policy(self) -> _queue_service_pb2.QueuePolicy:
+        """How the line is run from then on. Absent: nothing was changed."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        policy: _queue_service_pb2.QueuePolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "policy", b"policy", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineRecord: _TypeAlias = LineRecord  # noqa: Y015
 
 @_typing.final
 class DrawRecord(_message.Message):
