@@ -9,6 +9,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge import explorer, server, static
+from edge.client_address import ClientAddresses
 from edge.middlewares import cors, headers
 from edge.middlewares.context import context
 from edge.middlewares.problem import problem
@@ -67,7 +68,8 @@ def serving(channel: aio.Channel) -> Check:
 def application(contract: Contract, backends: Backends, health: Health, settings: EdgeSettings) -> web.Application:
     """The aiohttp application: middlewares in their order, and every route."""
     origins = settings.allowed_origins
-    middlewares = [context, *([cors.cors(origins)] if origins else []), problem]
+    addresses = ClientAddresses(settings.proxies)
+    middlewares = [context(addresses), *([cors.cors(origins)] if origins else []), problem]
     app = web.Application(middlewares=middlewares, client_max_size=RAW_LIMIT)
     app.add_routes(list(routes(contract, backends)))
     app.add_routes(list(_own_routes(contract, health)))

@@ -3,9 +3,18 @@
 from collections.abc import Collection, Mapping
 from typing import Annotated
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, Field, create_model
 
+from edge.client_address import Network, parse_networks
 from services.common.settings import Address, CommonSettings
+
+
+def _check_networks(text: str) -> str:
+    parse_networks(text)
+    return text
+
+
+Networks = Annotated[str, AfterValidator(_check_networks)]
 
 
 class EdgeSettings(CommonSettings):
@@ -15,11 +24,19 @@ class EdgeSettings(CommonSettings):
     http_listen: Address = "127.0.0.1:8080"
     # Origins whose pages may use the API, separated by commas: "https://shop.example". Ours need no entry.
     cors_origins: str = ""
+    # Networks of the proxies in front of the edge, separated by commas: "10.1.0.0/16, 127.0.0.6". Only these are
+    # believed about whom they ask for (X-Forwarded-For). None: the address of a connection is the client's.
+    trusted_proxies: Networks = ""
 
     @property
     def allowed_origins(self) -> frozenset[str]:
         """`cors_origins`, taken apart."""
         return frozenset(filter(None, (origin.strip() for origin in self.cors_origins.split(","))))
+
+    @property
+    def proxies(self) -> tuple[Network, ...]:
+        """`trusted_proxies`, taken apart."""
+        return parse_networks(self.trusted_proxies)
 
     def targets(self, parts: Collection[str]) -> Mapping[str, str]:
         """Where each part is reached. Only for settings made by `settings_for` the same parts."""

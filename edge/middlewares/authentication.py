@@ -46,6 +46,8 @@ def guard(access: int, verifier: TokenVerifier) -> Guard | None:
             raise PermissionDenied
         caller_var.set(account)
         # The services verify it again: they do not trust the edge about who somebody is.
-        call_var.set(Call(authorization=authorization))
+        call = call_var.get() or Call()
+        call.authorization = authorization
+        call_var.set(call)
 
     return authenticate

@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import Histogram
 
+from edge.client_address import ClientAddresses
 from edge.streams import EventStream
 from services.common import logs, metrics, telemetry
 from services.common.caller import Call, call_var, caller_var
@@ -26,16 +28,24 @@ _OTHER: Final = "other"
 _children: dict[tuple[Any, str, int], Histogram] = {}
 
 
-@web.middleware
-async def context(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Gives the request its ids, opens its span where it is sampled, and measures it.
+def context(addresses: ClientAddresses) -> Middleware:
+    """Gives a request its ids and the address of its client, opens its span where it is sampled, and measures it.
 
     A connection's requests share one task, so everything is set anew: nothing of the one before is left.
     """
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        caller_var.set(None)
+        call_var.set(Call(client_address=addresses.of(request)))
+        return await _measured(request, handler)
+
+    return middleware
+
+
+async def _measured(request: web.Request, handler: Handler) -> web.StreamResponse:
     started = time.perf_counter()
     headers = request.headers
-    caller_var.set(None)
-    call_var.set(Call())
     metrics.HTTP_IN_FLIGHT.inc()
     try:
         with telemetry.Span(route_of(request), telemetry.from_outside(headers.get("traceparent")), {}) as span:

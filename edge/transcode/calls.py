@@ -16,7 +16,7 @@ from grpc import aio
 from edge.transcode.contract import Operation, grpc_path, message_class
 from edge.transcode.problems import ContractError
 from services.common import telemetry
-from services.common.caller import current_caller
+from services.common.caller import call_var, current_caller
 from services.common.coalesce import Coalescer
 from services.common.errors import BoxofficeError, Unavailable, from_status
 
@@ -28,6 +28,8 @@ CallUnary = Callable[[Message], Awaitable[Message]]
 OpenStream = Callable[[Message], AsyncIterable[Message]]
 
 _RESULT: Final = {"response", "error"}
+# The field of an item that not every twin asks for.
+_ADDRESS: Final = "client_address"
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ class _Item:
     request: Message
     user_id: int
     traceparent: str
+    client_address: str
 
 
 def _coalesced(operation: Operation, channel: aio.Channel) -> CallUnary:
@@ -97,7 +100,9 @@ def _coalesced(operation: Operation, channel: aio.Channel) -> CallUnary:
     seconds = deadline_of(operation).total_seconds()
 
     async def send(request: Message) -> Message:
-        item = _Item(request, current_caller().user_id, telemetry.current_traceparent())
+        call = call_var.get()
+        address = call.client_address if call else ""
+        item = _Item(request, current_caller().user_id, telemetry.current_traceparent(), address)
         # Waiting for a place in a batch counts as well.
         async with asyncio.timeout(seconds):
             return await coalescer.submit(item)
@@ -112,13 +117,15 @@ class _BatchSender:
         self._call = call
         self._batch = message_class(twin.input_type)
         self._seconds = seconds
+        self._takes_address = _ADDRESS in _type_of(twin.input_type, "items").fields_by_name
         (self._oneof,) = (oneof.name for oneof in _type_of(twin.output_type, "results").oneofs)
         self._name = twin.full_name
 
     async def __call__(self, items: list[_Item]) -> Sequence[Message | Exception]:
         batch: Any = self._batch()
         for item in items:
-            batch.items.add(request=item.request, user_id=item.user_id, traceparent=item.traceparent)
+            more = {_ADDRESS: item.client_address} if self._takes_address else {}
+            batch.items.add(request=item.request, user_id=item.user_id, traceparent=item.traceparent, **more)
         try:
             answer = await self._call(batch, timeout=self._seconds)
         except aio.AioRpcError as error:

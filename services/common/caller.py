@@ -14,6 +14,9 @@ BUYER: Final = "buyer"
 ORGANIZER: Final = "organizer"
 OPERATOR: Final = "operator"
 
+# The key of gRPC metadata that passes `Call.client_address` on; between processes of ours only.
+CLIENT_ADDRESS: Final = "x-client-address"
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -30,6 +33,8 @@ class Call:
 
     # The `authorization` it came with ("Bearer …"), or "".
     authorization: str = ""
+    # Of the client, as the edge sees it; "" for calls that no client made.
+    client_address: str = ""
     # When its answer is no longer wanted, on the clock of the event loop; None: never.
     deadline: float | None = None
     # What came of it: "OK", a reason of the catalogue, or "CANCELLED".

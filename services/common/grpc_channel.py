@@ -13,7 +13,7 @@ from typing import Any, Final
 from grpc import StatusCode, aio
 
 from services.common import logs
-from services.common.caller import call_var
+from services.common.caller import CLIENT_ADDRESS, call_var
 from services.common.telemetry import current_traceparent
 
 RETRY_POLICY: Final = Path(__file__).with_name("retry_policy.json")
@@ -41,8 +41,8 @@ _OPTIONS: Final[Sequence[tuple[str, str | int]]] = (
 async def connect(target: str) -> AsyncIterator[aio.Channel]:
     """A channel to `target` ("host:port", or any gRPC name). Connects when first used; the peer need not be up yet.
 
-    Calls made while handling a call carry on its authorization, trace context, request id, and what is left of its
-    deadline.
+    Calls made while handling a call carry on its authorization, trace context, request id, address of the client, and
+    what is left of its deadline.
     """
     interceptors = (_UnaryPropagation(), _StreamPropagation())
     async with aio.insecure_channel(target, options=_OPTIONS, interceptors=interceptors) as channel:
@@ -73,6 +73,7 @@ def _carried_on(details: aio.ClientCallDetails) -> aio.ClientCallDetails:
         ("authorization", call.authorization if call else ""),
         ("traceparent", current_traceparent()),
         ("x-request-id", logs.request_id.get()),
+        (CLIENT_ADDRESS, call.client_address if call else ""),
     )
     metadata = aio.Metadata(*(details.metadata or ()))
     for key, value in carried:

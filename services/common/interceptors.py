@@ -18,7 +18,7 @@ from grpc_interceptor.server import AsyncServerInterceptor
 from grpc_status import rpc_status
 
 from services.common import caller, errors, logs, metrics, telemetry, validation
-from services.common.caller import Call, call_var, caller_var
+from services.common.caller import CLIENT_ADDRESS, Call, call_var, caller_var
 from services.common.policies import Method
 from services.common.tokens import TokenVerifier
 
@@ -116,6 +116,8 @@ def _begin(context: Any) -> str:
             traceparent = value
         elif key == "x-request-id":
             logs.request_id.set(value)
+        elif key == CLIENT_ADDRESS:
+            call.client_address = value
     remaining = context.time_remaining()
     if remaining is not None:
         call.deadline = asyncio.get_running_loop().time() + remaining

@@ -102,6 +102,20 @@ def test_secrets_are_the_ones_that_the_readme_names() -> None:
     assert [key for key in SECRETS if f"`{key}`" not in readme] == []
 
 
+def test_the_edge_believes_its_sidecar_alone_about_addresses() -> None:
+    """Behind it is the gateway, and nobody else: a whole network of pods could each claim any address."""
+    assert environment("edge")["BOXOFFICE_TRUSTED_PROXIES"] == "127.0.0.6, ::6"
+    policies = yaml.safe_load_all((K8S.parent / "istio" / "authorization.yaml").read_text())
+    (edge,) = (each for each in policies if each["metadata"]["name"] == "edge")
+    sources = [
+        principal
+        for rule in edge["spec"]["rules"]
+        for each in rule["from"]
+        for principal in each["source"]["principals"]
+    ]
+    assert sources == ["cluster.local/ns/istio-system/sa/istio-ingressgateway-service-account"]
+
+
 def test_links_in_messages_lead_to_the_gateway() -> None:
     gateway = yaml.safe_load_all((K8S.parent / "istio" / "gateway.yaml").read_text())
     hosts = {host for each in gateway if each["kind"] == "VirtualService" for host in each["spec"]["hosts"]}
