@@ -22,17 +22,23 @@ class Problem(Exception):
 
 @dataclass(slots=True)
 class Client:
-    """One person's connection to the edge. `token` is set by signing up."""
+    """One person's connection to the edge. `token` is set by signing up.
+
+    `address` is where they are at home: the edge believes this machine about it, as it would a proxy of ours.
+    """
 
     session: aiohttp.ClientSession
     base_url: str
     tally: Tally
     token: str = ""
+    address: str = ""
 
     def _headers(self, extra: Mapping[str, str] | None) -> dict[str, str]:
         headers = dict(extra or {})
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
+        if self.address:
+            headers["X-Forwarded-For"] = self.address
         return headers
 
     async def call(
