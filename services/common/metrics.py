@@ -141,6 +141,8 @@ QUEUE_PACE: Final = Gauge("boxoffice_queue_pace", "Share of the rate that the sh
 QUEUE_SLOWED: Final = Gauge("boxoffice_queue_slowed", "Whether a reason slows the lines", ("reason",))
 # Calls per second that policy and health allow now, over all lines that this process ticks and that call people.
 QUEUE_ALLOWED_RATE: Final = Gauge("boxoffice_queue_allowed_rate", "Calls per second that are allowed")
+# Joins that were refused at the door, by what refused them: account, address (too many), challenge (not answered).
+QUEUE_REFUSED: Final = Counter("boxoffice_queue_refused_total", "Joins refused at the door, by reason", ("by",))
 
 # --- inventory ---------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,11 @@
 """What queue reads from the environment."""
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
+from services.common.limits import RateText
 from services.common.settings import Address, CommonSettings, EventLogUrl, RedisUrl
 from services.common.tokens import KeyRing
 from services.queue.line.domain import Mode, Policy
@@ -48,6 +49,16 @@ class QueueSettings(CommonSettings):
     queue_admission: Annotated[timedelta, Field(ge=timedelta(seconds=30), le=timedelta(minutes=10))] = timedelta(
         minutes=10
     )
+
+    # Joins, as "burst/per minute"; 0: no limit. An app that joins once per screen, and a person who is nervous.
+    queue_joins_per_account: RateText = "10/20"
+    # What shares an IPv4 address, or an IPv6 network of /64: a household, or an office. Who comes back to a place that
+    # they have is not counted.
+    queue_joins_per_address: RateText = "300/600"
+    # What newcomers must answer.
+    queue_challenge: Literal["none", "proof_of_work"] = "none"
+    # Zero bits of a proof of work. 18: a quarter of a million hashes, about a second of a phone.
+    queue_challenge_bits: Annotated[int, Field(ge=8, le=30)] = 18
 
     def default_policy(self) -> Policy:
         """How a line is run until its policy is changed."""
