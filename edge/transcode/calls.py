@@ -62,9 +62,8 @@ def compile_unary(operation: Operation, channel: aio.Channel) -> CallUnary:
     return send
 
 
-def compile_stream(operation: Operation, channel: aio.Channel) -> OpenStream:
-    """Makes the function that opens the stream."""
-    rpc = operation.rpc
+def compile_stream(rpc: descriptor.MethodDescriptor, channel: aio.Channel) -> OpenStream:
+    """Makes the function that opens the stream. The RPC need not have a route."""
     open_stream: OpenStream = channel.unary_stream(
         grpc_path(rpc),
         request_serializer=message_class(rpc.input_type).SerializeToString,
@@ -82,7 +81,7 @@ def _multicallable(channel: aio.Channel, rpc: descriptor.MethodDescriptor) -> An
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class Item:
     """One call that waits for a batch: what the batch cannot know, since it is nobody's request."""
 
     request: Message
@@ -91,10 +90,22 @@ class _Item:
     client_address: str
 
 
-def _coalesced(operation: Operation, channel: aio.Channel) -> CallUnary:
+SendBatch = Callable[[Sequence[Item]], Awaitable[Sequence[Message | Exception]]]
+
+
+def compile_batch(operation: Operation, channel: aio.Channel) -> SendBatch:
+    """Makes the function that sends 1 to 256 calls as one of the batch twin; each has an outcome of its own.
+
+    It raises Unavailable or TimeoutError when the batch as a whole was not answered, and ContractError at once when
+    the twin does not follow the convention.
+    """
     twin = _twin(operation)
-    send_batch = _BatchSender(_multicallable(channel, twin), twin, deadline_of(operation).total_seconds())
-    coalescer: Coalescer[_Item, Message] = Coalescer(
+    return _BatchSender(_multicallable(channel, twin), twin, deadline_of(operation).total_seconds())
+
+
+def _coalesced(operation: Operation, channel: aio.Channel) -> CallUnary:
+    send_batch = compile_batch(operation, channel)
+    coalescer: Coalescer[Item, Message] = Coalescer(
         send_batch, max_in_flight=1 if operation.policy.batch_in_order else 2, name=operation.name
     )
     seconds = deadline_of(operation).total_seconds()
@@ -102,7 +113,7 @@ def _coalesced(operation: Operation, channel: aio.Channel) -> CallUnary:
     async def send(request: Message) -> Message:
         call = call_var.get()
         address = call.client_address if call else ""
-        item = _Item(request, current_caller().user_id, telemetry.current_traceparent(), address)
+        item = Item(request, current_caller().user_id, telemetry.current_traceparent(), address)
         # Waiting for a place in a batch counts as well.
         async with asyncio.timeout(seconds):
             return await coalescer.submit(item)
@@ -121,7 +132,7 @@ class _BatchSender:
         (self._oneof,) = (oneof.name for oneof in _type_of(twin.output_type, "results").oneofs)
         self._name = twin.full_name
 
-    async def __call__(self, items: list[_Item]) -> Sequence[Message | Exception]:
+    async def __call__(self, items: Sequence[Item]) -> Sequence[Message | Exception]:
         batch: Any = self._batch()
         for item in items:
             more = {_ADDRESS: item.client_address} if self._takes_address else {}

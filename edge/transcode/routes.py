@@ -1,7 +1,7 @@
 """Operations → HTTP handlers: one function per route, put together once."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -10,7 +10,7 @@ from grpc import aio
 
 from edge.middlewares import authentication, idempotency
 from edge.middlewares.context import Handler
-from edge.streams import Streams
+from edge.streams import Streams, relay
 from edge.transcode import calls
 from edge.transcode.contract import Contract, Operation, plain_path, route_of
 from edge.transcode.dump import DumperCompiler
@@ -30,6 +30,23 @@ class Backends:
     channels: Mapping[str, aio.Channel]
     verifier: TokenVerifier
     streams: Streams
+    # What answers in place of the ordinary handler, by full name of the RPC.
+    overrides: Mapping[str, "HandlerFactory"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One operation with all that a handler of it needs."""
+
+    operation: Operation
+    # Authenticates, then reads the request.
+    read: ReadRequest
+    channel: aio.Channel
+    dumpers: DumperCompiler
+    streams: Streams
+
+
+HandlerFactory = Callable[[Prepared], Handler]
 
 
 def routes(contract: Contract, backends: Backends) -> Iterator[web.RouteDef]:
@@ -38,9 +55,8 @@ def routes(contract: Contract, backends: Backends) -> Iterator[web.RouteDef]:
     # Fixed paths first: "/events/latest" is not the event "latest".
     for operation in sorted(contract.operations, key=lambda operation: ("{" in operation.path, operation.path)):
         read = _guarded(operation, backends.verifier, compile_reader(operation, parsers))
-        channel = backends.channels[operation.part]
-        make = _streaming if operation.rpc.server_streaming else _unary
-        handler = make(operation, channel, dumpers, read, backends.streams)
+        prepared = Prepared(operation, read, backends.channels[operation.part], dumpers, backends.streams)
+        handler = backends.overrides.get(operation.rpc.full_name, ordinary)(prepared)
         # What aiohttp answers to HEAD by running the handler must come to an end.
         options = {"allow_head": not operation.rpc.server_streaming} if operation.verb == _GET else {}
         yield web.route(operation.verb, route_of(operation.path), handler, **options)
@@ -63,10 +79,14 @@ def _guarded(operation: Operation, verifier: TokenVerifier, read: ReadRequest) -
     return read_guarded
 
 
-def _unary(
-    operation: Operation, channel: aio.Channel, dumpers: DumperCompiler, read: ReadRequest, _streams: Streams
-) -> Handler:
-    call, write = calls.compile_unary(operation, channel), compile_writer(operation, dumpers)
+def ordinary(prepared: Prepared) -> Handler:
+    """The handler of an operation about which the edge knows nothing but its contract."""
+    return _streaming(prepared) if prepared.operation.rpc.server_streaming else _unary(prepared)
+
+
+def _unary(prepared: Prepared) -> Handler:
+    read, call = prepared.read, calls.compile_unary(prepared.operation, prepared.channel)
+    write = compile_writer(prepared.operation, prepared.dumpers)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         return write(request, await call(await read(request)))
@@ -74,13 +94,13 @@ def _unary(
     return handle
 
 
-def _streaming(
-    operation: Operation, channel: aio.Channel, dumpers: DumperCompiler, read: ReadRequest, streams: Streams
-) -> Handler:
-    open_stream, dump = calls.compile_stream(operation, channel), dumpers.compile(operation.rpc.output_type)
+def _streaming(prepared: Prepared) -> Handler:
+    operation, read = prepared.operation, prepared.read
+    open_stream = calls.compile_stream(operation.rpc, prepared.channel)
+    dump = prepared.dumpers.compile(operation.rpc.output_type)
     route = plain_path(operation.path)
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await streams.serve(request, open_stream(await read(request)), dump, route)
+        return await prepared.streams.serve(request, relay(open_stream(await read(request)), dump), route)
 
     return handle
