@@ -320,12 +320,15 @@ class DrawOutcome(_message.Message):
     ENTRANT_COUNT_FIELD_NUMBER: _builtins.int
     LIST_DIGEST_FIELD_NUMBER: _builtins.int
     DRAW_KEY_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
     entrant_count: _builtins.int
     """How many took part."""
     list_digest: _builtins.bytes
     """SHA-256 of the list."""
     draw_key: _builtins.bytes
     """The key that gives everyone a place."""
+    seed: _builtins.bytes
+    """The seed: a held draw can be told without the secret that the seed came from."""
     @_builtins.property
     def close_time(self) -> _timestamp_pb2.Timestamp:
         """When the list was closed."""
@@ -337,10 +340,11 @@ class DrawOutcome(_message.Message):
         entrant_count: _builtins.int = ...,
         list_digest: _builtins.bytes = ...,
         draw_key: _builtins.bytes = ...,
+        seed: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "draw_key", b"draw_key", "entrant_count", b"entrant_count", "list_digest", b"list_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "draw_key", b"draw_key", "entrant_count", b"entrant_count", "list_digest", b"list_digest", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -205,7 +205,7 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListEntrants(self, request, context):
-        """Who took part in the draw of an event, in the order of the digest. Only once the list is closed.
+        """Who took part in the draw of an event, in the order of the digest. Only once the draw is held; never changes then.
 
         Errors: EVENT_NOT_FOUND, DRAW_NOT_HELD, INVALID_ARGUMENT (a page token that is not one of ours).
         """

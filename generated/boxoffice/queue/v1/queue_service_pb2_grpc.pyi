@@ -94,7 +94,7 @@ class QueueServiceStub:
     Errors: EVENT_NOT_FOUND.
     """
     ListEntrants: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListEntrantsRequest, _queue_service_pb2.ListEntrantsResponse]
-    """Who took part in the draw of an event, in the order of the digest. Only once the list is closed.
+    """Who took part in the draw of an event, in the order of the digest. Only once the draw is held; never changes then.
 
     Errors: EVENT_NOT_FOUND, DRAW_NOT_HELD, INVALID_ARGUMENT (a page token that is not one of ours).
     """
@@ -173,7 +173,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
     Errors: EVENT_NOT_FOUND.
     """
     ListEntrants: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListEntrantsRequest, _queue_service_pb2.ListEntrantsResponse]  # type: ignore[assignment]
-    """Who took part in the draw of an event, in the order of the digest. Only once the list is closed.
+    """Who took part in the draw of an event, in the order of the digest. Only once the draw is held; never changes then.
 
     Errors: EVENT_NOT_FOUND, DRAW_NOT_HELD, INVALID_ARGUMENT (a page token that is not one of ours).
     """
@@ -315,7 +315,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ListEntrantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListEntrantsResponse, _abc.Awaitable[_queue_service_pb2.ListEntrantsResponse]]:
-        """Who took part in the draw of an event, in the order of the digest. Only once the list is closed.
+        """Who took part in the draw of an event, in the order of the digest. Only once the draw is held; never changes then.
 
         Errors: EVENT_NOT_FOUND, DRAW_NOT_HELD, INVALID_ARGUMENT (a page token that is not one of ours).
         """
