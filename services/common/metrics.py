@@ -143,6 +143,13 @@ QUEUE_SLOWED: Final = Gauge("boxoffice_queue_slowed", "Whether a reason slows th
 QUEUE_ALLOWED_RATE: Final = Gauge("boxoffice_queue_allowed_rate", "Calls per second that are allowed")
 # Joins that were refused at the door, by what refused them: account, address (too many), challenge (not answered).
 QUEUE_REFUSED: Final = Counter("boxoffice_queue_refused_total", "Joins refused at the door, by reason", ("by",))
+# Places that a loss of Redis did not take, by where they came back from: log (those who had been called), owner (those who
+# waited, with the signed place that they carry).
+QUEUE_RESTORED: Final = Counter(
+    "boxoffice_queue_restored_total", "Places that came back after a loss of Redis, by source", ("source",)
+)
+# Lines that were built, by outcome: new, restored (it had lived before: Redis was lost), failed (tried again).
+QUEUE_REBUILDS: Final = Counter("boxoffice_queue_rebuilds_total", "Lines that were built, by outcome", ("outcome",))
 
 # --- inventory ---------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,15 @@ class QueueSettings(CommonSettings):
     queue_admission: Annotated[timedelta, Field(ge=timedelta(seconds=30), le=timedelta(minutes=10))] = timedelta(
         minutes=10
     )
+    # After a loss of Redis nobody is called for so long after somebody came back to a place: those at the back of a line
+    # ask every eight seconds.
+    queue_restore_grace: Annotated[timedelta, Field(ge=timedelta(seconds=1), le=timedelta(minutes=1))] = timedelta(
+        seconds=10
+    )
+    # Nor does it take longer in all: a million places come back in this time.
+    queue_restore_limit: Annotated[timedelta, Field(ge=timedelta(seconds=1), le=timedelta(hours=1))] = timedelta(
+        minutes=5
+    )
 
     # Joins, as "burst/per minute"; 0: no limit. An app that joins once per screen, and a person who is nervous.
     queue_joins_per_account: RateText = "10/20"

@@ -56,6 +56,8 @@ def test_every_kind_of_message_exists_in_every_language_with_a_call_to_action_an
 def test_a_record_splits_into_records_of_one_fact_each() -> None:
     record = queue_events_pb2.QueueEvents.FromString(called("q1", 1) + called("q2", 2))
     record.events.add(id="q3", event_id=EVENT_ID)  # a fact of a kind that this version does not know
+    record.events.add(id="q4", event_id=EVENT_ID).place_admitted.user_id = 4  # and those that nobody needs to be told
+    record.events.add(id="q5", event_id=EVENT_ID).place_left.user_id = 5
     found = list(facts_in(QUEUE_EVENTS, record.SerializeToString(), "trace"))
     assert [(fact.fact_id, fact.user_id, fact.traceparent) for fact, _ in found] == [
         ("q1", 1, "trace"),
