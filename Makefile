@@ -6,8 +6,8 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
-# What `make demo` and `make up` understand; empty means the default.
-export BUYERS SEATS EVENTS STACK
+# What `make demo`, `make up` and `make bench-queue` understand; empty means the default.
+export BUYERS SEATS EVENTS STACK PEOPLE WATCHERS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What `buf breaking` compares with: the committed contracts, or, where nothing has changed since, those before the last
 # change of them, if this clone has any.
@@ -16,7 +16,6 @@ BEFORE = $(shell git rev-parse -q --verify '$(LAST_CHANGE)^:protos' >/dev/null &
 AGAINST ?= $(or $(shell git diff --quiet HEAD -- protos && echo $(BEFORE)),HEAD)
 # More arguments for pytest or a benchmark: make test ARGS="tests/edge -x"
 ARGS ?=
-BENCH ?= codecs
 
 BIN := .venv/bin
 LOCKED := requirements-dev.lock generated/pyproject.toml
@@ -26,7 +25,7 @@ LINTED := edge services deploy tests bench protos/generate.py
 
 .PHONY: help
 help: ## show this help
-	@echo "Boxoffice. Variables: BUYERS= SEATS= EVENTS=kafka|redis STACK=name ARGS=…"
+	@echo "Boxoffice. Variables: BUYERS= SEATS= EVENTS=kafka|redis STACK=name PEOPLE= WATCHERS= ARGS=…"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | \
 		while IFS=$$'\t' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
@@ -90,8 +89,12 @@ proto: $(INSTALLED) ## write generated/ from protos/
 	$(BIN)/python protos/generate.py
 
 .PHONY: bench
-bench: servers ## measure beside the ceilings of this machine (BENCH=codecs names a part)
-	@$(BIN)/python -m bench.$(BENCH) $(ARGS)
+bench: servers ## measure codecs and reservations beside the ceilings of this machine
+	@$(BIN)/python -m bench $(ARGS)
+
+.PHONY: bench-queue
+bench-queue: servers ## measure a waiting room of a million, and 19,000 who watch it
+	@$(BIN)/python -m bench.queue $(ARGS)
 
 .PHONY: setup
 setup: $(INSTALLED) ## install and download everything that running and testing need

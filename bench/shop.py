@@ -31,6 +31,21 @@ class Buyer:
     access_token: str
 
 
+def access_token(keys: SigningKeys, user_id: int, role: str = "buyer") -> str:
+    """A token as auth signs it."""
+    now = int(time.time())
+    claims = {
+        "iss": ISSUER,
+        "sub": str(user_id),
+        "sid": secrets.token_hex(16),
+        "roles": [role],
+        "iat": now,
+        "exp": now + _SESSION_SECONDS,
+        "jti": secrets.token_hex(16),
+    }
+    return keys.sign(claims)
+
+
 class Shop:
     """A running stack and what is needed to buy from it."""
 
@@ -56,17 +71,7 @@ class Shop:
         return await asyncio.to_thread(lambda: [self._buyer(_FIRST_ACCOUNT + at) for at in range(number)])
 
     def _buyer(self, user_id: int) -> Buyer:
-        now = int(time.time())
-        claims = {
-            "iss": ISSUER,
-            "sub": str(user_id),
-            "sid": secrets.token_hex(16),
-            "roles": ["buyer"],
-            "iat": now,
-            "exp": now + _SESSION_SECONDS,
-            "jti": secrets.token_hex(16),
-        }
-        return Buyer(user_id, self._keys.sign(claims))
+        return Buyer(user_id, access_token(self._keys, user_id))
 
     def reservations(self, event_id: int, buyers: list[Buyer]) -> list[bytes]:
         """One request of each buyer, for one seat that nobody else wants, in no order of seats."""

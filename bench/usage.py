@@ -16,12 +16,20 @@ _DURABLE = "boxoffice_booking_durable_duration_seconds"
 def cpu_seconds(stack: LocalStack) -> dict[str, float]:
     """User and system time of every process of the stack so far."""
     running = {name: stack.stack.running(name) for name in stack.stack.specs}
-    return {name: _cpu(process.pid) for name, process in running.items() if process}
+    return {name: cpu_of(process.pid) for name, process in running.items() if process}
 
 
-def _cpu(pid: int) -> float:
+def cpu_of(pid: int) -> float:
+    """User and system time of one process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def resident_bytes(stack: LocalStack, name: str) -> int:
+    """Memory that one process of the stack holds now."""
+    process = stack.stack.running(name)
+    assert process is not None
+    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def machine_seconds() -> float:
