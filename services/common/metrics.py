@@ -150,6 +150,15 @@ QUEUE_RESTORED: Final = Counter(
 )
 # Lines that were built, by outcome: new, restored (it had lived before: Redis was lost), failed (tried again).
 QUEUE_REBUILDS: Final = Counter("boxoffice_queue_rebuilds_total", "Lines that were built, by outcome", ("outcome",))
+# Time of reading one digest from Redis and concluding from it what people may expect.
+QUEUE_DIGEST_DURATION: Final = Histogram(
+    "boxoffice_queue_digest_duration_seconds", "Time of taking one digest", buckets=_LATENCY
+)
+# What people were told of their wait against what came, twice for each wait: early and late are outside of the range
+# that should hold eight in ten. Waits below five seconds are not judged.
+QUEUE_ETA_WAITS: Final = Counter(
+    "boxoffice_queue_eta_waits_total", "Forecasts that came true, by how: early, inside, late", ("outcome",)
+)
 
 # --- inventory ---------------------------------------------------------------------------------------------------
 
