@@ -1,8 +1,9 @@
 """QueueService: unpacks requests, calls the waiting room, packs answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from itertools import repeat
 from typing import Any, Final
 
 from boxoffice.queue.v1 import queue_service_pb2 as pb
@@ -10,11 +11,12 @@ from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
 from grpc.aio import ServicerContext
 
 from services.common import errors
-from services.common.caller import current_caller
+from services.common.caller import call_var, current_caller
 from services.common.errors import InvalidArgument
 from services.common.interceptors import report
 from services.common.validation import check_required
 from services.queue import packing
+from services.queue.door import Door, Knock
 from services.queue.line.domain import Mode
 from services.queue.waiting_room import WaitingRoom
 
@@ -28,15 +30,32 @@ Context = ServicerContext[Any, Any]
 class QueueApi(rpc.QueueServiceServicer):
     """The RPCs of queue; their promises are in the proto."""
 
-    def __init__(self, room: WaitingRoom) -> None:
+    def __init__(self, room: WaitingRoom, door: Door) -> None:
         self._room = room
+        self._door = door
 
     async def JoinQueue(self, request: pb.JoinQueueRequest, context: Context) -> pb.JoinQueueResponse:
-        return await self._join(request, current_caller().user_id)
+        user_id, call = current_caller().user_id, call_var.get()
+        (verdict,) = await self._door.judge([self._knock(request, user_id, call.client_address if call else "")])
+        if verdict.refusal:
+            raise verdict.refusal
+        response = await self._join(request, user_id)
+        if response.already_joined:
+            await self._door.found([verdict])
+        return response
 
     async def BatchJoinQueue(self, request: pb.BatchJoinQueueRequest, context: Context) -> pb.BatchJoinQueueResponse:
-        answers = await _each(self._join, request.items)
+        _check_size(request.items)
+        knocks = [self._knock(item.request, item.user_id, item.client_address) for item in request.items]
+        verdicts = await self._door.judge(knocks)
+        answers = await _each(self._join, request.items, [verdict.refusal for verdict in verdicts])
+        pairs = zip(verdicts, answers, strict=True)
+        await self._door.found(verdict for verdict, answer in pairs if _found(answer))
         return pb.BatchJoinQueueResponse(results=[pb.BatchJoinQueueResult(**answer) for answer in answers])
+
+    def _knock(self, request: pb.JoinQueueRequest, user_id: int, client_address: str) -> Knock:
+        has_proof = self._room.is_proven(request.event_id, user_id, request.signed_place)
+        return Knock(request.event_id, user_id, client_address, request.challenge_response, has_proof)
 
     async def _join(self, request: pb.JoinQueueRequest, user_id: int) -> pb.JoinQueueResponse:
         outcome = await self._room.join(request.event_id, user_id, request.signed_place)
@@ -83,13 +102,28 @@ class QueueApi(rpc.QueueServiceServicer):
         return pb.UpdateQueuePolicyResponse(policy=packing.policy(policy))
 
 
-async def _each(answer: Callable[[Any, int], Awaitable[Any]], items: Sequence[Any]) -> list[dict[str, Any]]:
-    """The results of a batch, as fields of their messages. What the items ask of Redis travels in one pipeline."""
+def _check_size(items: Sequence[Any]) -> None:
     if not 1 <= len(items) <= _LARGEST_BATCH:
         raise InvalidArgument("items", f"1 to {_LARGEST_BATCH} items")
 
-    async def one(item: Any) -> dict[str, Any]:
+
+def _found(answer: Mapping[str, Any]) -> bool:
+    """Whether a join found its place standing."""
+    return "response" in answer and bool(answer["response"].already_joined)
+
+
+async def _each(
+    answer: Callable[[Any, int], Awaitable[Any]],
+    items: Sequence[Any],
+    refusals: Iterable[Exception | None] = repeat(None),
+) -> list[dict[str, Any]]:
+    """The results of a batch, as fields of their messages. What the items ask of Redis travels in one pipeline."""
+    _check_size(items)
+
+    async def one(item: Any, refused: Exception | None) -> dict[str, Any]:
         try:
+            if refused is not None:
+                raise refused  # noqa: TRY301 - told as every other refusal
             check_required(item.request)
             return {"response": await answer(item.request, item.user_id)}
         except Exception as refusal:  # noqa: BLE001 - whatever it is, it concerns one item
@@ -97,7 +131,7 @@ async def _each(answer: Callable[[Any, int], Awaitable[Any]], items: Sequence[An
             report(refusal, problem, type(item).__name__)
             return {"error": errors.status_of(problem)}
 
-    return await asyncio.gather(*map(one, items))
+    return await asyncio.gather(*map(one, items, refusals))
 
 
 def _changes(request: pb.UpdateQueuePolicyRequest) -> dict[str, Any]:

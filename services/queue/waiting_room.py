@@ -18,6 +18,7 @@ from services.queue.line.domain import (
     EventNotFound,
     Line,
     Place,
+    PlaceInvalid,
     PlaceNotFound,
     PlaceState,
     Policy,
@@ -79,6 +80,13 @@ class WaitingRoom:
         except PlaceNotFound:
             raise Unavailable("the line was lost just now; join again") from None
         return JoinOutcome(place, proof, already_joined=not joined.fresh)
+
+    def is_proven(self, event_id: int, user_id: int, signed_place: str) -> bool:
+        """Whether this account brings the proof of a place in this line. A forged one is refused when it joins."""
+        try:
+            return self._proven_score(event_id, user_id, signed_place) is not None
+        except PlaceInvalid:
+            return False
 
     def _proven_score(self, event_id: int, user_id: int, signed_place: str) -> int | None:
         if not signed_place:

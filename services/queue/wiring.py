@@ -6,11 +6,14 @@ from typing import Final
 
 from boxoffice.inventory.v1 import event_service_pb2_grpc as inventory_rpc
 from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
+from redis.asyncio import Redis
 
 from services.common import grpc_server
+from services.common.clock import SystemClock
 from services.common.eventlog import open_event_log, replay, watch_lag
 from services.common.grpc_channel import connect
 from services.common.lifecycle import Lifecycle
+from services.common.limits import Limiter, Rate
 from services.common.redis import open_redis
 from services.common.tokens import KeyRing, TokenVerifier, jwks_from_auth
 from services.queue import watch
@@ -18,6 +21,8 @@ from services.queue.admission.loop import AdmissionLoop
 from services.queue.admission.publisher import FactPublisher
 from services.queue.api import QueueApi
 from services.queue.catalog import EventCatalog
+from services.queue.challenge import ProofOfWork
+from services.queue.door import Door
 from services.queue.line.store import LineStore
 from services.queue.settings import QueueSettings
 from services.queue.waiting_room import WaitingRoom
@@ -58,8 +63,18 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     lifecycle.background("watchers", partial(every, watch.INTERVAL, room.watchers.step, "watchers"))
     lifecycle.background("events", partial(listen, log, store))
     lifecycle.background("lag", partial(watch_lag, log, GROUP, TOPICS))
-    registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room))]
+    registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room, _door(redis, room, settings)))]
     return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))
+
+
+def _door(redis: Redis, room: WaitingRoom, settings: QueueSettings) -> Door:
+    account, address = Rate.parse(settings.queue_joins_per_account), Rate.parse(settings.queue_joins_per_address)
+    limiter = Limiter(redis, "queue.join", account=account, address=address)
+    challenge = None
+    if settings.queue_challenge == "proof_of_work":
+        keys = KeyRing.parse(settings.place_keys.get_secret_value())
+        challenge = ProofOfWork(keys, settings.queue_challenge_bits, SystemClock())
+    return Door(limiter, challenge, room.places)
 
 
 async def replay_dead_letters(settings: QueueSettings) -> int:
