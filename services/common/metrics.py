@@ -126,7 +126,7 @@ QUEUE_TICK_DURATION: Final = Histogram(
 # Must read 0. People called before someone who joined earlier, or beyond the cap: judged from what each run of
 # admission left behind. It only grows until the process ends, so that no scrape misses what a short moment broke.
 QUEUE_JUMPERS: Final = Gauge("boxoffice_queue_jumpers", "People admitted out of order; must be 0")
-# Times that a loop (admission, watchers, calls) could not serve one event and went on with the rest. Should stay flat.
+# Times that a loop (admission, watchers, facts) could not serve one event and went on with the rest. Should stay flat.
 QUEUE_EVENT_FAILURES: Final = Counter(
     "boxoffice_queue_event_failures_total", "Failures of a loop that concern one event", ("task",)
 )
@@ -143,8 +143,8 @@ QUEUE_SLOWED: Final = Gauge("boxoffice_queue_slowed", "Whether a reason slows th
 QUEUE_ALLOWED_RATE: Final = Gauge("boxoffice_queue_allowed_rate", "Calls per second that are allowed")
 # Joins that were refused at the door, by what refused them: account, address (too many), challenge (not answered).
 QUEUE_REFUSED: Final = Counter("boxoffice_queue_refused_total", "Joins refused at the door, by reason", ("by",))
-# Places that a loss of Redis did not take, by where they came back from: log (those who had been called), owner (those who
-# waited, with the signed place that they carry).
+# Places that a loss of Redis did not take, by where they came back from: log (those who had been called), owner (those
+# who waited, with the signed place that they carry).
 QUEUE_RESTORED: Final = Counter(
     "boxoffice_queue_restored_total", "Places that came back after a loss of Redis, by source", ("source",)
 )

@@ -66,9 +66,9 @@ def policy(rules: Policy) -> pb.QueuePolicy:
     )
 
 
-def calls(event_id: int, called: Sequence[Call]) -> bytes:
-    """Calls of one event as a record of `queue.events`."""
-    return events_pb.QueueEvents(events=[_call(event_id, each) for each in called]).SerializeToString()
+def facts(event_id: int, happened: Sequence[Call]) -> bytes:
+    """Facts of one event as a record of `queue.events`."""
+    return events_pb.QueueEvents(events=[_call(event_id, each) for each in happened]).SerializeToString()
 
 
 def _call(event_id: int, call: Call) -> events_pb.QueueEvent:

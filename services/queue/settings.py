@@ -49,8 +49,8 @@ class QueueSettings(CommonSettings):
     queue_admission: Annotated[timedelta, Field(ge=timedelta(seconds=30), le=timedelta(minutes=10))] = timedelta(
         minutes=10
     )
-    # After a loss of Redis nobody is called for so long after somebody came back to a place: those at the back of a line
-    # ask every eight seconds.
+    # After a loss of Redis nobody is called for so long after somebody came back to a place: those at the back of a
+    # line ask every eight seconds.
     queue_restore_grace: Annotated[timedelta, Field(ge=timedelta(seconds=1), le=timedelta(minutes=1))] = timedelta(
         seconds=10
     )

@@ -94,7 +94,7 @@ async def log(redis_url: str) -> AsyncIterator[EventLog]:
 
 
 async def test_a_damaged_call_holds_up_only_those_of_its_own_event(redis: Redis, log: EventLog) -> None:
-    store, before = store_of(redis), _failures("calls")
+    store, before = store_of(redis), _failures("facts")
     await _two_lines(store)
     await store.admit_many({GOOD: OPEN_SALE})
     await redis.xadd(line_key(BAD, "outbox"), {"user_id": "nobody"})
@@ -111,4 +111,4 @@ async def test_a_damaged_call_holds_up_only_those_of_its_own_event(redis: Redis,
 
     [fact] = pb.QueueEvents.FromString(records[0].value).events
     assert fact.event_id == GOOD
-    assert _failures("calls") == before + 1
+    assert _failures("facts") == before + 1
