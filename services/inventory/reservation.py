@@ -6,6 +6,7 @@ did not take is released: no process can die in a way that breaks a promise.
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -26,6 +27,7 @@ from services.inventory.catalog import Catalog, Sale
 from services.inventory.domain import Booking, BookingState, SeatsTaken
 from services.inventory.holds import HoldOutcome, HoldRequest, Holds
 from services.inventory.records import Block
+from services.inventory.shop import HoldTimes
 from services.inventory.wishes import Wish, check_admission, check_sale, check_shape
 
 # After the first try, with a newer picture of the hall each time.
@@ -52,6 +54,7 @@ class Reservations:
         *,
         admission_keys: KeyRing,
         clock: Clock,
+        hold_times: HoldTimes,
     ) -> None:
         self._catalog = catalog
         self._availability = availability
@@ -59,6 +62,7 @@ class Reservations:
         self._writer = writer
         self._keys = admission_keys
         self._clock = clock
+        self._hold_times = hold_times
         self._noting: set[asyncio.Task[None]] = set()
 
     async def reserve_many(self, wishes: Sequence[Wish]) -> list[Result]:
@@ -137,11 +141,15 @@ class Reservations:
         if not requests:
             return []
         metrics.HOLD_BATCH_SIZE.observe(len(requests))
-        with metrics.HOLD_DURATION.time():
-            try:
-                return await self._holds.hold_many(requests)
-            except Exception as error:  # noqa: BLE001 - what was held in an earlier round must still be promised
-                return [error] * len(requests)
+        began = time.monotonic()
+        try:
+            return await self._holds.hold_many(requests)
+        except Exception as error:  # noqa: BLE001 - what was held in an earlier round must still be promised
+            return [error] * len(requests)
+        finally:
+            seconds = time.monotonic() - began
+            metrics.HOLD_DURATION.observe(seconds)
+            self._hold_times.note(seconds, len(requests))
 
     async def _blocks(
         self, wishes: Mapping[int, Wish], looked_again: set[int], results: _Results

@@ -8,6 +8,7 @@ from functools import partial
 
 from boxoffice.inventory.v1 import booking_service_pb2_grpc as booking_rpc
 from boxoffice.inventory.v1 import event_service_pb2_grpc as event_rpc
+from boxoffice.inventory.v1 import shop_service_pb2_grpc as shop_rpc
 from redis.asyncio import Redis
 
 from services.common import grpc_server
@@ -23,6 +24,7 @@ from services.common.redis import open_redis
 from services.common.tokens import TokenVerifier, jwks_from_auth
 from services.inventory.api.bookings import BookingApi
 from services.inventory.api.events import EventApi
+from services.inventory.api.shop import ShopApi
 from services.inventory.audit import Audit, Auditor
 from services.inventory.availability import Availability
 from services.inventory.bookings import Bookings
@@ -35,6 +37,7 @@ from services.inventory.recovery import Completer, Reconciler, Sweeper
 from services.inventory.reservation import Reservations
 from services.inventory.seed import MIGRATIONS
 from services.inventory.settings import InventorySettings
+from services.inventory.shop import BACKLOG_AFTER, HoldTimes, ShopMeter
 from services.inventory.watch import Watchers
 from services.inventory.worker import GROUP, ProgressPublisher, ReservationWorker
 
@@ -59,6 +62,7 @@ async def wire_api(lifecycle: Lifecycle, settings: InventorySettings) -> int:
     auth = await lifecycle.enter(connect(settings.auth_target))
     clock = SystemClock()
     availability = Availability(parts.catalog, parts.holds)
+    hold_times = HoldTimes()
     reservations = Reservations(
         parts.catalog,
         availability,
@@ -66,8 +70,15 @@ async def wire_api(lifecycle: Lifecycle, settings: InventorySettings) -> int:
         parts.writer,
         admission_keys=KeyRing.parse(settings.admission_keys.get_secret_value()),
         clock=clock,
+        hold_times=hold_times,
     )
     lifecycle.defer(reservations.aclose)
+    meter = ShopMeter(
+        hold_times,
+        partial(parts.log.lag, GROUP, topics.BOOKING_COMMANDS),
+        partial(parts.ledger.unanswered_payments, BACKLOG_AFTER),
+    )
+    lifecycle.background("shop-health", meter.run)
     bookings = Bookings(parts.ledger, parts.holds)
     gateway = DummyGateway(parts.db)
     lifecycle.defer(gateway.aclose)
@@ -86,6 +97,7 @@ async def wire_api(lifecycle: Lifecycle, settings: InventorySettings) -> int:
             booking_rpc.add_BookingServiceServicer_to_server,
             BookingApi(reservations, bookings, payments, watchers),
         ),
+        (shop_rpc.add_ShopServiceServicer_to_server, ShopApi(meter)),
     ]
     return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))
 

@@ -23,6 +23,7 @@ from services.inventory.holds import Holds
 from services.inventory.ledger import Ledger
 from services.inventory.records import to_ms
 from services.inventory.reservation import Reservations
+from services.inventory.shop import HoldTimes
 from services.inventory.wiring import read_snapshot
 from services.inventory.wishes import Wish
 from services.inventory.worker import parse
@@ -70,6 +71,7 @@ class Desk:
     reservations: Reservations
     log: Log
     clock: FakeClock
+    hold_times: HoldTimes
 
     def wish(
         self, user: int, *seats: int, best: int = 0, section: str = "", key: str = "key-00001", event_id: int = 0
@@ -123,6 +125,9 @@ async def open_desk(
     async with open_redis(redis_url) as redis:
         holds = Holds(redis, partial(read_snapshot, catalog, ledger), reap_every=timedelta())
         availability = Availability(catalog, holds)
-        reservations = Reservations(catalog, availability, holds, log, admission_keys=KEYS, clock=clock)
-        yield Desk(event_id, redis, holds, catalog, availability, ledger, reservations, log, clock)
+        times = HoldTimes()
+        reservations = Reservations(
+            catalog, availability, holds, log, admission_keys=KEYS, clock=clock, hold_times=times
+        )
+        yield Desk(event_id, redis, holds, catalog, availability, ledger, reservations, log, clock, times)
         await reservations.aclose()

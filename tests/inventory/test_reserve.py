@@ -337,6 +337,7 @@ async def test_best_available_goes_round_what_another_process_has_taken_meanwhil
             desk.log,
             admission_keys=KEYS,
             clock=desk.clock,
+            hold_times=desk.hold_times,
         )
         outcomes = await other.reserve_many([desk.wish(user, best=2) for user in range(1, 20)])
         taken = {seat for each in outcomes if isinstance(each, HoldOutcome) for seat in each.booking.seat_indexes}

@@ -86,6 +86,10 @@ class Ledger:
         """What has become of the latest payment of each of the bookings; those without one are absent."""
         return await self._db.retrying(lambda tx: reads.payment_states(tx, booking_ids))
 
+    async def unanswered_payments(self, after: timedelta) -> int:
+        """Payments that were begun longer ago than `after` and have no outcome; at most 10,000 are counted."""
+        return await self._db.retrying(lambda tx: reads.unanswered_payments(tx, after))
+
     async def cancel(self, booking_id: str, user_id: int) -> Booking:
         """Cancels a RESERVED booking; its tickets are available at once. A repeat answers the cancelled booking.
 

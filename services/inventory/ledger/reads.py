@@ -38,6 +38,11 @@ _PAGE = (
     "AND (state IN ('RESERVED', 'CONFIRMED') OR update_time >= UTC_TIMESTAMP(6) - INTERVAL %s MICROSECOND) "
     "ORDER BY booking_id LIMIT %s"
 )
+# By the index on the state: few are intents. More than this many are beyond every limit, and not worth counting.
+_UNANSWERED = (
+    "SELECT COUNT(*) FROM (SELECT 1 FROM payments WHERE state = 'INTENT' "
+    "AND create_time <= UTC_TIMESTAMP(6) - INTERVAL %s MICROSECOND LIMIT 10000) unanswered"
+)
 # Bookings end until their hold time after the sale is over.
 _OPEN_EVENTS = (
     "SELECT event_id FROM events WHERE published AND sale_open_time <= UTC_TIMESTAMP(6) + INTERVAL 1 MINUTE "
@@ -114,6 +119,12 @@ async def payment_states(tx: Transaction, booking_ids: Sequence[str]) -> dict[st
         return {}
     rows = await tx.fetch_all(*with_lists(_PAYMENTS_OF, list(booking_ids)))
     return {booking_id: payment_state(state) for booking_id, state in rows}
+
+
+async def unanswered_payments(tx: Transaction, after: timedelta) -> int:
+    """Payments that were begun longer ago than `after` and have no outcome; at most 10,000 are counted."""
+    row = await tx.fetch_one(_UNANSWERED, (after // timedelta(microseconds=1),))
+    return int(row[0]) if row else 0
 
 
 async def open_events(tx: Transaction) -> list[int]:
