@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import timedelta
 from itertools import repeat
 from typing import Any, Final
@@ -16,6 +17,7 @@ from services.common.errors import InvalidArgument
 from services.common.interceptors import report
 from services.common.validation import check_required
 from services.queue import packing
+from services.queue.digest.feed import DigestFeed
 from services.queue.door import Door, Knock
 from services.queue.line.domain import Mode
 from services.queue.waiting_room import WaitingRoom
@@ -30,9 +32,10 @@ Context = ServicerContext[Any, Any]
 class QueueApi(rpc.QueueServiceServicer):
     """The RPCs of queue; their promises are in the proto."""
 
-    def __init__(self, room: WaitingRoom, door: Door) -> None:
+    def __init__(self, room: WaitingRoom, door: Door, digests: DigestFeed) -> None:
         self._room = room
         self._door = door
+        self._digests = digests
 
     async def JoinQueue(self, request: pb.JoinQueueRequest, context: Context) -> pb.JoinQueueResponse:
         user_id, call = current_caller().user_id, call_var.get()
@@ -79,6 +82,13 @@ class QueueApi(rpc.QueueServiceServicer):
     async def WatchPlace(self, request: pb.WatchPlaceRequest, context: Context) -> AsyncIterator[pb.WatchPlaceResponse]:
         async for place in self._room.watch(request.event_id, current_caller().user_id):
             yield pb.WatchPlaceResponse(place=packing.place(request.event_id, place))
+
+    async def WatchDigest(
+        self, request: pb.WatchDigestRequest, context: Context
+    ) -> AsyncIterator[pb.WatchDigestResponse]:
+        async with aclosing(self._digests.follow(request.event_id)) as digests:
+            async for digest in digests:
+                yield digest
 
     async def ClaimPlace(self, request: pb.ClaimPlaceRequest, context: Context) -> pb.ClaimPlaceResponse:
         outcome = await self._room.claim(request.event_id, current_caller().user_id)

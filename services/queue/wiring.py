@@ -22,6 +22,10 @@ from services.queue.admission.publisher import FactPublisher
 from services.queue.api import QueueApi
 from services.queue.catalog import EventCatalog
 from services.queue.challenge import ProofOfWork
+from services.queue.digest import feed
+from services.queue.digest.feed import DigestFeed
+from services.queue.digest.reader import reader_of
+from services.queue.digest.store import DigestStore
 from services.queue.door import Door
 from services.queue.line.store import LineStore
 from services.queue.settings import QueueSettings
@@ -47,12 +51,14 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
         place_keys=KeyRing.parse(settings.place_keys.get_secret_value()),
         admission_keys=KeyRing.parse(settings.admission_keys.get_secret_value()),
     )
+    digests = DigestFeed(reader_of(DigestStore(redis), store, catalog))
 
     async def redis_answers() -> None:
         await redis.ping()
 
     async def end_streams(_seconds: float) -> None:
         room.watchers.close()
+        digests.close()
 
     lifecycle.ready_when("redis", redis_answers)
     lifecycle.ready_when("eventlog", log.ping)
@@ -61,9 +67,11 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     lifecycle.background("admission", partial(every, _TICK, admission.tick, "admission"))
     lifecycle.background("calls", publisher.run)
     lifecycle.background("watchers", partial(every, watch.INTERVAL, room.watchers.step, "watchers"))
+    lifecycle.background("digests", partial(every, feed.INTERVAL, digests.step, "digests"))
     lifecycle.background("events", partial(listen, log, store))
     lifecycle.background("lag", partial(watch_lag, log, GROUP, TOPICS))
-    registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room, _door(redis, room, settings)))]
+    door = _door(redis, room, settings)
+    registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room, door, digests))]
     return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))
 
 

@@ -1,0 +1,126 @@
+"""What those who wait may expect: when they are called, as a range, and whether seats will be left then."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from services.common.place_in_digest import ForecastTable, Told
+from services.queue.digest.odds import Demand
+from services.queue.digest.throughput import Throughput
+
+# The 90th percentile of the standard normal distribution.
+_Z90: Final = 1.2816
+# The middles of the tenths of that distribution.
+_TENTHS: Final = (-1.645, -1.036, -0.674, -0.385, -0.126, 0.126, 0.385, 0.674, 1.036, 1.645)
+_LONGEST_SECONDS: Final = 86_400.0
+
+# How far the pace of the time to come may be off from that of now, as a share: operators turn at it, and the health of
+# the shop does. Grows with the time in which they can, up to these.
+_PACE_DOUBT: Final = 0.26
+_PACE_DOUBT_SOON: Final = 0.08
+_PACE_MOVES_SECONDS: Final = 60.0
+# Who are let in together leave about together: slots come back in waves, of this share of a stay.
+_WAVES: Final = 0.3
+# Calls happen at ticks.
+_TICK_SECONDS: Final = 0.1
+
+# With jitter of a fifth either way: one to one and a half seconds at the front, never more than ten at the back.
+_POLL_FRONT_MS: Final = 1_250.0
+_POLL_BACK_MS: Final = 8_000.0
+# Someone whose turn is a minute and a half away asks every eight seconds: a tenth of the wait is soon enough.
+_POLL_SHARE_OF_WAIT: Final = 0.1
+
+# Neighbouring knots of a table are no further apart than this factor: interpolation between them is good to 2 %.
+_KNOT_FACTOR: Final = 1.25
+# A draw gives every place with the same chance: so many of them stand for all.
+_DRAW_PLACES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What can be foreseen of a line at one instant."""
+
+    throughput: Throughput
+    waiting: Mapping[int, int]
+    """People by lane."""
+    weights: Mapping[int, int]
+    """Calls by lane, relative to the other lanes in which people wait."""
+    starts_in: float
+    """Seconds until anyone may be called; 0 once they are."""
+    demand: Demand
+    is_over: bool
+    """Whether nobody will be called any more."""
+    doubt: float = 1.0
+    """Scales the width of the range; other than 1 only in tests."""
+
+    def at(self, lane: int, position: int) -> Told:
+        """What is told at a position of a lane."""
+        if self.is_over:
+            return _over(self.demand)
+        calls = self._calls_until(lane, position)
+        p10, p50, p90 = self._wait(calls, (-_Z90, 0.0, _Z90))
+        return Told(p10, p50, p90, self.demand.odds(calls - 1), poll_after_ms(p50))
+
+    def in_draw(self, entrants: int) -> Told:
+        """What everyone in the draw is told: any place is as likely as any other."""
+        if self.is_over:
+            return _over(self.demand)
+        places = [max(1.0, entrants * (index + 0.5) / _DRAW_PLACES) for index in range(_DRAW_PLACES)]
+        waits = sorted(wait for calls in places for wait in self._wait(calls, _TENTHS))
+        p10, p50, p90 = (waits[int(len(waits) * share)] for share in (0.1, 0.5, 0.9))
+        chances = [chance for calls in places if (chance := self.demand.odds(calls - 1)) is not None]
+        odds = sum(chances) / len(chances) if chances else None
+        return Told(p10, p50, p90, odds, poll_after_ms(p50))
+
+    def table(self, lane: int) -> ForecastTable:
+        """What is told in a lane, at positions between which it can be interpolated."""
+        positions = _knots(self.waiting[lane])
+        return ForecastTable(positions, [self.at(lane, position) for position in positions])
+
+    def _calls_until(self, lane: int, position: int) -> float:
+        """People called, from all lanes, until this position is: each lane gets calls by its weight, or runs empty."""
+        turns = position / self.weights.get(lane, 1)
+        others = (
+            min(waiting, turns * self.weights.get(other, 1)) for other, waiting in self.waiting.items() if other != lane
+        )
+        return position + sum(others)
+
+    def _wait(self, calls: float, quantiles: Sequence[float]) -> list[float]:
+        """Quantiles of the time until so many are called: those of a gamma distribution of this mean and variance."""
+        mean = self.throughput.seconds_until(calls)
+        variance = self._variance(calls, mean) * self.doubt**2
+        return [min(self.starts_in + mean * _gamma_quantile(variance, z), _LONGEST_SECONDS) for z in quantiles]
+
+    def _variance(self, calls: float, mean: float) -> float:
+        """Of the time until so many are called, relative to the square of its mean."""
+        horizon = mean / (mean + _PACE_MOVES_SECONDS)
+        pace = _PACE_DOUBT_SOON + (_PACE_DOUBT - _PACE_DOUBT_SOON) * horizon
+        by_slots = self.throughput.is_bound_by_slots(calls)
+        chance = 1 / calls if by_slots else 0.0
+        waves = _WAVES * min(self.throughput.stay_seconds, mean) / mean if by_slots else 0.0
+        tick = _TICK_SECONDS / mean
+        return pace**2 + self.throughput.doubt(calls) ** 2 + chance + waves**2 + tick**2
+
+
+def poll_after_ms(wait_seconds: float) -> float:
+    """When to ask again, before jitter: soon at the front, later at the back."""
+    return min(max(wait_seconds * _POLL_SHARE_OF_WAIT * 1_000, _POLL_FRONT_MS), _POLL_BACK_MS)
+
+
+def _over(demand: Demand) -> Told:
+    return Told(0.0, 0.0, 0.0, demand.odds(math.inf), _POLL_BACK_MS)
+
+
+def _gamma_quantile(variance: float, z: float) -> float:
+    """Quantile of a gamma distribution with mean 1, by Wilson and Hilferty; `z` is that of the normal distribution."""
+    ninth = variance / 9
+    return float(max(0.0, 1 - ninth + z * math.sqrt(ninth)) ** 3)
+
+
+def _knots(waiting: int) -> list[int]:
+    """Positions from 1 to the end of a lane, and the one behind it."""
+    positions = [1]
+    while positions[-1] < waiting:
+        positions.append(min(max(positions[-1] + 1, int(positions[-1] * _KNOT_FACTOR)), waiting))
+    return [*positions, positions[-1] + 1]
