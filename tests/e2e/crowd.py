@@ -171,14 +171,24 @@ class Crowd:
         """Takes the person through the line; None when the crowd goes home first."""
         line = f"/api/events/{self.event_id}/queue"
         while not self._over.is_set():
-            joined = await self.insist("POST", line, person=person, json_body={})
-            assert joined.status in {200, 201}, joined.body
-            if joined.body["place"]["state"] in {"READY", "ADMITTED"}:
+            if await self._state_in_line(person, line) in {"READY", "ADMITTED"}:
                 claim = await self.insist("POST", f"{line}/claim", person=person, json_body={})
                 if claim.status == 200:
                     return {"X-Admission-Token": claim.body["admission_token"]}
             await asyncio.sleep(0.1)
         return None
+
+    async def _state_in_line(self, person: Person, line: str) -> str:
+        """Of the person's place; takes one where there is none that lives."""
+        found = await self.insist("GET", f"{line}/me", person=person)
+        if found.status != 404 and (state := found.body["place"]["state"]) not in {"DONE", "EXPIRED", "LEFT"}:
+            return str(state)
+        joined = await self.insist("POST", line, person=person, json_body={})
+        if joined.status == 429:  # who buys again and again joins more often than people do
+            await asyncio.sleep(joined.body["retry_after_ms"] / 1000)
+            return ""
+        assert joined.status in {200, 201}, joined.body
+        return str(joined.body["place"]["state"])
 
     async def _decided(self, person: Person, booking_id: str) -> str:
         """The state after PENDING. Unknown counts as PENDING: Redis, where PENDING is known, may have been lost."""
