@@ -16,6 +16,7 @@ from services.queue.line.transitions import Call
 _STATES: Final = {state: pb.Place.State.Value(f"STATE_{state.name}") for state in PlaceState}
 _SALE_STATES: Final = {state: pb.SaleState.Value(f"SALE_STATE_{state.name}") for state in SaleState}
 MODES: Final = {mode: pb.QueuePolicy.Mode.Value(f"MODE_{mode.name}") for mode in Mode}
+_MODES_BY_NUMBER: Final = {number: mode for mode, number in MODES.items()}
 
 
 def stamp(moment: datetime | None) -> Timestamp | None:
@@ -77,4 +78,15 @@ def _call(event_id: int, call: Call) -> events_pb.QueueEvent:
         time=stamp(call.time),
         event_id=event_id,
         place_called=events_pb.PlaceCalled(user_id=call.user_id, claim_expire_time=stamp(call.claim_expire_time)),
+    )
+
+
+def policy_of(message: pb.QueuePolicy) -> Policy:
+    """The policy of a message; the reverse of `policy`. Raises PolicyOutOfRange."""
+    return Policy(
+        mode=_MODES_BY_NUMBER[message.mode],
+        rate_per_second=message.rate_per_second,
+        inside_cap=message.inside_cap,
+        claim_window=timedelta(seconds=message.claim_window_seconds),
+        admission=timedelta(seconds=message.admission_seconds),
     )

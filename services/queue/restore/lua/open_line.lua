@@ -1,0 +1,37 @@
+--[[ open_line: a line begins a life, whole; the first attempt that comes to this end wins.
+KEYS
+  1 line        hash: clock, pace and counters of the line
+  2 policy      hash: what an operator changed
+  3 rebuild     the lock of those who rebuild
+ARGV
+  1 attempt     the name given to begin_rebuild
+  2 restoring   "1" when the line lived before: places come back, and nobody is called meanwhile
+  3 grace_ms    how long nobody is called after a place came back, ms
+  4 limit_ms    how long places that come back can hold calls up, ms
+  5 last_score  no place stands behind this one
+  6 mark_0      highest score that was called, lane 0
+  7 mark_1      likewise, lane 1
+  8 mark_2      likewise, lane 2
+  9 mark_3      likewise, lane 3
+  10 rules...   field and value of the policy, in turn
+RETURNS
+  1  done
+  0  the line is built, or another attempt has begun: nothing was written
+COMPLEXITY O(1)
+]]
+local line, policy, rebuild = KEYS[1], KEYS[2], KEYS[3]
+local attempt, restoring, grace_ms, limit_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local last_score, first_mark, first_rule = ARGV[5], 6, 10
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local known = redis.call('HMGET', line, 'built', 'rebuilding')
+if known[1] or known[2] ~= attempt then return 0 end
+
+for lane = 0, 3 do redis.call('HSET', line, 'watermark:' .. lane, ARGV[first_mark + lane]) end
+-- What an operator has set since the loss is newer than what the log told.
+for i = first_rule, #ARGV, 2 do redis.call('HSETNX', policy, ARGV[i], ARGV[i + 1]) end
+redis.call('HSET', line, 'built', string.format('%d%06d', time[1], time[2]), 'last_score', last_score,
+  'restoring_until_ms', restoring == '1' and now_ms + math.min(grace_ms, limit_ms) or 0, 'restoring_limit_ms', now_ms + limit_ms)
+redis.call('HDEL', line, 'rebuilding')
+redis.call('DEL', rebuild)
+return 1

@@ -1,0 +1,102 @@
+"""Writes a line back into Redis: while a line is not built, the scripts of the line refuse to serve it."""
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from services.common.lua import Args, Keys, Script
+from services.queue.line.store import line_key, span_ms
+from services.queue.restore.history import History, SpentPlace
+
+_LUA: Final = Path(__file__).with_name("lua")
+_BEGIN: Final = Script.load(_LUA / "begin_rebuild.lua")
+_PLACES: Final = Script.load(_LUA / "restore_places.lua")
+_OPEN: Final = Script.load(_LUA / "open_line.lua")
+
+# Places written in one run: a few milliseconds of Redis.
+_CHUNK: Final = 500
+# Reading the log takes seconds for a large line. Who dies at it is followed after this time.
+_LOCK: Final = timedelta(seconds=30)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a line begins a life."""
+
+    # It lived before: places come back, and nobody is called meanwhile.
+    restoring: bool
+    # Nobody is called for so long after a place came back, and no longer than `limit` in all.
+    grace: timedelta
+    limit: timedelta
+
+
+class RestoreStore:
+    """The writing part of a rebuild. Every method raises redis.exceptions.RedisError when Redis does not answer."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def is_built(self, event_id: int) -> bool:
+        """Whether the line is there."""
+        return bool(await self._redis.hexists(line_key(event_id, "line"), "built"))
+
+    async def lock(self, event_id: int) -> bool:
+        """Asks to be the one who rebuilds. Only saves the others the work: `attempt` keeps two from mixing."""
+        return bool(await self._redis.set(line_key(event_id, "rebuild"), "1", nx=True, px=span_ms(_LOCK)))
+
+    async def unlock(self, event_id: int) -> None:
+        """Lets another try at once, after a failure."""
+        await self._redis.delete(line_key(event_id, "rebuild"))
+
+    async def now(self) -> datetime:
+        """The time on Redis' clock."""
+        seconds, micros = await self._redis.time()
+        return _EPOCH + timedelta(seconds=seconds, microseconds=micros)
+
+    async def begin(self, event_id: int) -> str | None:
+        """Clears what may be left of the line and names this attempt; None when the line is built."""
+        attempt = secrets.token_hex(8)
+        answer: Any = await _BEGIN.call(self._redis, keys=_keys(_BEGIN, event_id), args={"attempt": attempt})
+        return attempt if answer[0] else None
+
+    async def write(self, event_id: int, attempt: str, places: Iterable[SpentPlace]) -> bool:
+        """Puts back those who left the line; false when another attempt has begun or ended."""
+        for chunk in _chunks(places):
+            entries = [value for place in chunk for value in place]
+            args: Args = {"attempt": attempt, "entries": entries}
+            if not await _PLACES.call(self._redis, keys=_keys(_PLACES, event_id), args=args):
+                return False
+        return True
+
+    async def open(
+        self, event_id: int, attempt: str, opening: Opening, history: History, rules: Mapping[bytes, bytes]
+    ) -> bool:
+        """Opens the line, whole; false when another attempt has begun or ended. Atomic."""
+        args: Args = {
+            "attempt": attempt,
+            "restoring": int(opening.restoring),
+            "grace_ms": span_ms(opening.grace),
+            "limit_ms": span_ms(opening.limit),
+            "last_score": history.last_score,
+            **{f"mark_{lane}": score for lane, score in enumerate(history.watermarks)},
+            "rules": [part for rule in rules.items() for part in rule],
+        }
+        return bool(await _OPEN.call(self._redis, keys=_keys(_OPEN, event_id), args=args))
+
+
+def _keys(script: Script, event_id: int) -> Keys:
+    """Lanes other than 0 are kept as `users:<lane>`."""
+    return {name: line_key(event_id, name.replace("lane_", "users:")) for name in script.header.keys}
+
+
+def _chunks(places: Iterable[SpentPlace]) -> Iterator[list[SpentPlace]]:
+    rest = iter(places)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk

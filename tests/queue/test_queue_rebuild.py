@@ -1,0 +1,230 @@
+"""Building a line: a new one at once, a lost one from the log; never half of one, whoever else is at it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import redis as blocking
+from boxoffice.queue.v1 import queue_events_pb2 as pb
+from redis.asyncio import Redis
+
+from services.common.eventlog import open_event_log
+from services.common.eventlog.port import EventLog, EventLogUnavailable, EventLogWriter
+from services.common.eventlog.topics import QUEUE_EVENTS, TOPICS
+from services.queue.line.domain import Mode
+from services.queue.line.store import line_key
+from services.queue.restore import store as store_module
+from services.queue.restore.book import LineBook
+from services.queue.restore.history import History, SpentPlace
+from services.queue.restore.rebuild import Rebuilder
+from services.queue.restore.store import Opening, RestoreStore
+from tests import support
+from tests.queue.lines import EVENT, POLICY
+from tests.queue.neighbours import stamp
+
+LOST = Opening(restoring=True, grace=timedelta(seconds=10), limit=timedelta(minutes=5))
+PEOPLE = [SpentPlace(user, user % 2, f"R:{user}:{10**13}:1:1") for user in range(1, 1202)]
+NO_RULES: dict[bytes, bytes] = {}
+
+
+class NoDraw:
+    """An event whose draw was never held."""
+
+    async def restore(self, event_id: int) -> None:
+        """Nothing to put back."""
+
+
+@pytest.fixture
+def log_url(valkey_url: str) -> str:
+    """A database of its own: where the log lives Redis is not lost."""
+    url = f"{valkey_url.rpartition('/')[0]}/9"
+    with blocking.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+async def log(log_url: str) -> AsyncIterator[EventLog]:
+    async with open_event_log(log_url) as opened:
+        await opened.create_topics(TOPICS)
+        yield opened
+
+
+@pytest.fixture
+async def writer(log: EventLog) -> AsyncIterator[EventLogWriter]:
+    async with log.writer() as opened:
+        yield opened
+
+
+def _rebuilder(redis: Redis, log: EventLog, writer: EventLogWriter) -> Rebuilder:
+    book = LineBook(log, writer)
+    return Rebuilder(RestoreStore(redis), book, NoDraw(), grace=timedelta(seconds=10), limit=timedelta(minutes=5))
+
+
+async def _line(redis: Redis) -> dict[bytes, bytes]:
+    return await cast("Any", redis.hgetall(line_key(EVENT, "line")))  # type: ignore[no-any-return] # decided by the cast
+
+
+async def _tell(writer: EventLogWriter, *facts: pb.QueueEvent) -> None:
+    record = pb.QueueEvents(events=facts).SerializeToString()
+    await writer.append(QUEUE_EVENTS, str(EVENT), record, {})
+
+
+def _called(user_id: int, score: int, lane: int = 0, *, calls: int = 1, ago: int = 0) -> pb.QueueEvent:
+    now = datetime.now(UTC) - timedelta(seconds=ago)
+    fact = pb.QueueEvent(id=f"c{user_id}-{calls}", event_id=EVENT, time=stamp(now))
+    until = stamp(now + timedelta(minutes=1))
+    fact.place_called.MergeFrom(
+        pb.PlaceCalled(user_id=user_id, claim_expire_time=until, lane=lane, score=score, calls=calls)
+    )
+    return fact
+
+
+def _admitted(user_id: int, score: int, *, ago: int = 0) -> pb.QueueEvent:
+    now = datetime.now(UTC) - timedelta(seconds=ago)
+    fact = pb.QueueEvent(id=f"a{user_id}", event_id=EVENT, time=stamp(now))
+    until = stamp(now + timedelta(minutes=1))
+    fact.place_admitted.MergeFrom(pb.PlaceAdmitted(user_id=user_id, admission_expire_time=until, score=score))
+    return fact
+
+
+def _left(user_id: int, score: int) -> pb.QueueEvent:
+    fact = pb.QueueEvent(id=f"l{user_id}", event_id=EVENT, time=stamp(datetime.now(UTC)))
+    fact.place_left.MergeFrom(pb.PlaceLeft(user_id=user_id, score=score))
+    return fact
+
+
+async def test_a_new_line_starts_at_once_and_a_lost_one_waits_for_its_people(
+    redis: Redis, log: EventLog, writer: EventLogWriter
+) -> None:
+    await _rebuilder(redis, log, writer).ensure(EVENT)
+    new = await _line(redis)
+    assert int(new[b"built"]) > 1.6e15
+    assert new[b"restoring_until_ms"] == b"0"
+
+    await redis.flushdb()
+    await _rebuilder(redis, log, writer).ensure(EVENT)
+    lost = await _line(redis)
+    assert int(lost[b"built"]) > int(new[b"built"])
+    assert int(lost[b"restoring_until_ms"]) - int(lost[b"built"]) // 1000 in range(9_990, 10_010)
+    assert int(lost[b"restoring_limit_ms"]) - int(lost[b"built"]) // 1000 in range(299_990, 300_010)
+
+    # One that stands is left alone.
+    await _rebuilder(redis, log, writer).ensure(EVENT)
+    assert await _line(redis) == lost
+
+
+async def test_who_had_left_the_line_is_where_they_were(redis: Redis, log: EventLog, writer: EventLogWriter) -> None:
+    rebuilder = _rebuilder(redis, log, writer)
+    await rebuilder.ensure(EVENT)
+    await redis.flushdb()
+    await _tell(writer, _called(1, 10), _called(2, 30, 2), _called(3, 11), _called(4, 12), _called(5, 5, ago=90))
+    await _tell(writer, _admitted(3, 11), _left(4, 12), _admitted(6, 13, ago=90), _called(7, 14, calls=2, ago=90))
+
+    await rebuilder.ensure(EVENT)
+
+    places: Any = await cast("Any", redis.hgetall(line_key(EVENT, "places")))
+    states = {int(user): record.decode().split(":")[:2] for user, record in places.items()}
+    assert states == {
+        1: ["R", "10"],
+        2: ["R", "30"],
+        3: ["A", "11"],
+        4: ["L", "12"],
+        5: ["R", "5"],  # missed a first call: the next tick grants the second chance
+        6: ["E", "13"],
+        7: ["E", "14"],
+    }
+    assert set(await redis.zrange(line_key(EVENT, "ready"), 0, -1)) == {b"1", b"2", b"5"}
+    assert await redis.zrange(line_key(EVENT, "admitted"), 0, -1) == [b"3"]
+    assert await cast("Any", redis.hgetall(line_key(EVENT, "lanes"))) == {b"2": b"2"}
+    line = await _line(redis)
+    assert [line[f"watermark:{lane}".encode()] for lane in range(4)] == [b"14", b"0", b"30", b"0"]
+    assert line[b"last_score"] == b"30"
+
+
+async def test_a_line_comes_back_with_the_rules_that_an_operator_set(
+    redis: Redis, log: EventLog, writer: EventLogWriter
+) -> None:
+    rebuilder, book = _rebuilder(redis, log, writer), LineBook(log, writer)
+    await rebuilder.ensure(EVENT)
+    await book.runs(EVENT, datetime.now(UTC), replace(POLICY, inside_cap=7))
+    await book.runs(EVENT, datetime.now(UTC), replace(POLICY, inside_cap=8, mode=Mode.HOLD))
+    await redis.flushdb()
+    policy = line_key(EVENT, "policy")
+    await cast("Any", redis.hset(policy, "rate", "3"))  # set while the line was being rebuilt: newer than the log
+
+    await rebuilder.ensure(EVENT)
+
+    assert await cast("Any", redis.hmget(policy, "cap", "mode", "rate")) == [b"8", b"HOLD", b"3"]
+
+
+async def test_while_the_log_is_away_no_line_begins(redis: Redis, writer: EventLogWriter) -> None:
+    async with open_event_log("redis://127.0.0.1:1/0") as away:
+        with pytest.raises(EventLogUnavailable):
+            await _rebuilder(redis, away, writer).ensure(EVENT)
+    assert await _line(redis) == {}
+    async with open_event_log("redis://127.0.0.1:1/0") as away, away.writer() as cut_off:
+        with pytest.raises(EventLogUnavailable):
+            await LineBook(away, cut_off).begins(EVENT, datetime.now(UTC))
+
+
+async def test_any_number_of_processes_build_a_line_once(
+    redis: Redis, other_redis: Redis, log: EventLog, writer: EventLogWriter
+) -> None:
+    rebuilders = [_rebuilder(client, log, writer) for client in (redis, other_redis) * 4]
+    await asyncio.gather(*(each.ensure(EVENT) for each in rebuilders))
+    await redis.flushdb()
+    await _tell(writer, *(_called(user, user) for user in range(1, 1001)))
+
+    await asyncio.gather(*(each.ensure(EVENT) for each in rebuilders))
+
+    assert await cast("Any", redis.hlen(line_key(EVENT, "places"))) == 1000
+
+
+async def _two_attempts(redis: Redis, other_redis: Redis) -> tuple[list[bool], int]:
+    """One has written a part when the other begins; then each goes on in turn. What was done, and who is there."""
+    one, other = RestoreStore(redis), RestoreStore(other_redis)
+    first = cast("str", await one.begin(EVENT))
+    done = [await one.write(EVENT, first, _part(0, 600))]
+    second = cast("str", await other.begin(EVENT))
+    done.append(await one.write(EVENT, first, _part(600, 1201)))
+    done.append(await one.open(EVENT, first, LOST, History(), NO_RULES))
+    done.append(await other.write(EVENT, second, PEOPLE))
+    done.append(await other.open(EVENT, second, LOST, History(), NO_RULES))
+    return done, await cast("Any", redis.hlen(line_key(EVENT, "places")))
+
+
+def _part(start: int, end: int) -> Iterable[SpentPlace]:
+    return PEOPLE[start:end]
+
+
+async def test_two_attempts_do_not_mix(redis: Redis, other_redis: Redis) -> None:
+    done, people = await _two_attempts(redis, other_redis)
+
+    assert done == [True, False, False, True, True]
+    assert people == len(PEOPLE)
+
+
+async def test_control_without_the_name_of_the_attempt_half_a_line_is_opened(
+    redis: Redis, other_redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("_PLACES", "_OPEN"):
+        support.without_guard(monkeypatch, tmp_path, store_module, name, " or known[2] ~= attempt")
+
+    done, people = await _two_attempts(redis, other_redis)
+
+    assert done == [True, True, True, False, False]
+    assert people == len(PEOPLE) - 600
+
+
+async def test_a_line_that_was_built_is_not_cleared(redis: Redis) -> None:
+    store = RestoreStore(redis)
+    attempt = cast("str", await store.begin(EVENT))
+    assert await store.open(EVENT, attempt, LOST, History(), NO_RULES)
+
+    assert await store.begin(EVENT) is None
+    assert not await store.write(EVENT, attempt, PEOPLE)
