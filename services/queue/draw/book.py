@@ -1,0 +1,122 @@
+"""What is known about draws: told to anyone, and given back to a line that was lost."""
+
+import asyncio
+import time
+from typing import Final
+
+from cachetools import LRUCache, TTLCache
+
+from services.common import draw
+from services.queue.draw.entrants import PART, Entrants
+from services.queue.draw.log import DrawLog
+from services.queue.draw.outcome import DrawNotHeld, DrawView, Outcome, Seeds
+from services.queue.draw.store import DrawStore
+
+# A held draw never changes. A thousand of them take a few hundred kB.
+_OUTCOMES: Final = 1_000
+# Anyone may ask how far a draw is; Redis is asked once a second for each event.
+_FRESH_SECONDS: Final = 1.0
+# Whole lists in memory, of nine bytes per person: only for the return of people to a line that was lost.
+_LISTS: Final = 4
+
+
+class DrawBook:
+    """The draws of all events. Methods raise RedisError or EventLogUnavailable when what they need is away."""
+
+    def __init__(self, store: DrawStore, log: DrawLog, seeds: Seeds) -> None:
+        self._store = store
+        self._log = log
+        self._seeds = seeds
+        self._held: LRUCache[int, DrawView] = LRUCache(_OUTCOMES)
+        self._fresh: TTLCache[int, DrawView] = TTLCache(_OUTCOMES, _FRESH_SECONDS, time.monotonic)
+        self._lists: LRUCache[int, Entrants] = LRUCache(_LISTS)
+        self._loading = asyncio.Lock()
+
+    def commitment(self, event_id: int) -> bytes:
+        """SHA-256 of the event's seed, which is told from the first day."""
+        return self._seeds.commitment(event_id)
+
+    async def view(self, event_id: int) -> DrawView:
+        """How far the draw is, at most a second old; from the moment it is held, all of it, for ever."""
+        known = self._held.get(event_id) or self._fresh.get(event_id)
+        return known or await self._look(event_id)
+
+    async def _look(self, event_id: int) -> DrawView:
+        view = await self._store.look(event_id, self.commitment(event_id))
+        if view.outcome is None:
+            self._fresh[event_id] = view
+        else:
+            # Of the seed that was used: the secret may have been changed since.
+            view = DrawView(
+                view.state, draw.commitment(view.outcome.seed), view.entrant_count, view.close_time, view.outcome
+            )
+            self._held[event_id] = view
+        return view
+
+    async def outcome(self, event_id: int) -> Outcome | None:
+        """What the draw came to; None until it is held."""
+        known = self._held.get(event_id) or await self._look(event_id)
+        return known.outcome
+
+    async def key(self, event_id: int) -> bytes | None:
+        """What gives everyone of the draw a score; None until it is held."""
+        outcome = await self.outcome(event_id)
+        return outcome.key if outcome else None
+
+    async def score(self, event_id: int, user_id: int) -> int | None:
+        """The number that someone drew; None until the draw is held, and for who is not in the list.
+
+        Reads the whole list once: for the return of people to a line that was lost.
+        """
+        outcome = await self.outcome(event_id)
+        if outcome is None or user_id not in await self._list(event_id, outcome):
+            return None
+        return draw.score(outcome.key, user_id)
+
+    async def restore(self, event_id: int) -> bool:
+        """Gives the outcome back to a line that was lost, from the event log; false when there is none yet.
+
+        The draw then counts as held, with the list that it was held with: people come back to their places one by one.
+        To be called before the line is declared whole. Safe to repeat.
+        """
+        found = await self._log.find(event_id)
+        if found is None:
+            return False
+        outcome, entrants = found
+        await self._store.take_over(event_id, entrants, [], outcome.close_time)
+        await self._store.save_list(event_id, entrants)
+        await self._store.decide(event_id, outcome, held=True)
+        self._lists[event_id] = entrants
+        return True
+
+    async def entrants(self, event_id: int, start: int, size: int) -> tuple[list[int], list[int]]:
+        """`size` people of the list from place `start` on: accounts, ascending, and their lanes. Raises DrawNotHeld."""
+        outcome = await self.outcome(event_id)
+        if outcome is None:
+            raise DrawNotHeld
+        stop = min(start + size, outcome.entrant_count)
+        if start >= stop:
+            return [], []
+        first = start // PART
+        saved = await self._store.saved(event_id, first, (stop - 1) // PART)
+        if saved is not None:
+            return saved.slice(start - first * PART, stop - first * PART)
+        return (await self._load(event_id)).slice(start, stop)
+
+    async def _list(self, event_id: int, outcome: Outcome) -> Entrants:
+        known = self._lists.get(event_id)
+        if known is None and outcome.entrant_count:
+            known = await self._store.saved(event_id, 0, (outcome.entrant_count - 1) // PART)
+        if known is None:
+            known = await self._load(event_id)
+        self._lists[event_id] = known
+        return known
+
+    async def _load(self, event_id: int) -> Entrants:
+        """The list from the event log, and back into Redis; once for all who want to read it."""
+        async with self._loading:
+            if event_id not in self._lists:
+                _, entrants = await self._log.decided(event_id)
+                await self._store.save_list(event_id, entrants)
+                self._lists[event_id] = entrants
+            return self._lists[event_id]

@@ -1,0 +1,186 @@
+"""What a draw keeps in Redis, beside the lines whose keys it shares: `draw`, `draw_list`, and a look at `entrants`.
+
+Everything here can be lost: the outcome and the list are in the event log. Every method raises
+redis.exceptions.RedisError when Redis does not answer.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from boxoffice.queue.v1 import queue_events_pb2 as pb
+from redis.asyncio import Redis
+
+from services.common.lua import Args, Script
+from services.queue.draw.entrants import PART, Entrants, ascending
+from services.queue.draw.outcome import Closed, DrawState, DrawView, LineLost, Outcome
+from services.queue.line.replies import from_ms
+from services.queue.line.store import line_key, to_ms
+
+_LUA: Final = Path(__file__).with_name("lua")
+_CLOSE: Final = Script.load(_LUA / "close.lua")
+_DECIDE: Final = Script.load(_LUA / "decide.lua")
+_ENTER: Final = Script.load(_LUA / "enter.lua")
+_HOLD: Final = Script.load(_LUA / "hold.lua")
+
+# People who get their places in one run: one to two milliseconds of Redis.
+ENTERED_AT_ONCE: Final = 500
+# Parts of a list that are read or written at a time.
+_PARTS: Final = 10
+
+
+class DrawStore:
+    """The draws of all events, as far as Redis knows."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def close(self, event_id: int, open_time: datetime) -> Closed | None:
+        """Closes the list, or finds it closed; None while it must stay open. Atomic."""
+        answer = await _CLOSE.call(self._redis, _keys(_CLOSE, event_id), {"open_ms": to_ms(open_time)})
+        if not answer[0]:
+            return None
+        _, closed_ms, entrant_count, held = answer
+        return Closed(from_ms(closed_ms), int(entrant_count), held=bool(held))
+
+    async def entrants(self, event_id: int) -> Entrants:
+        """Who takes part, ascending. Of a closed list, which does not change; check with `close` that it was there."""
+        lanes = await self._lanes(event_id)
+        runs = [sorted(users) async for users in self._by_join_time(event_id)]
+        entrants = Entrants()
+        for part in ascending(runs):
+            entrants.extend(part, [lanes.get(user, 0) for user in part])
+            await asyncio.sleep(0)  # the others go on between two parts
+        return entrants
+
+    async def _by_join_time(self, event_id: int) -> AsyncIterator[list[int]]:
+        start = 0
+        while members := await self._zrange(event_id, start):
+            yield [int(member) for member in members]
+            start += PART
+
+    async def _zrange(self, event_id: int, start: int) -> list[bytes]:
+        found: Any = await self._redis.zrange(line_key(event_id, "entrants"), start, start + PART - 1)
+        return list(found)
+
+    async def _lanes(self, event_id: int) -> dict[int, int]:
+        """Lanes other than the general one."""
+        lanes: dict[int, int] = {}
+        found: Any
+        cursor = 0
+        while True:
+            cursor, found = await self._redis.hscan(line_key(event_id, "lanes"), cursor, count=PART)
+            lanes.update((int(user), int(lane)) for user, lane in found.items())
+            if cursor == 0:
+                return lanes
+
+    async def decide(self, event_id: int, outcome: Outcome, *, held: bool = False) -> None:
+        """Keeps the outcome. With `held` nobody else will be given a place. Atomic. Raises LineLost: another stands."""
+        args: Args = {
+            "closed_ms": to_ms(outcome.close_time),
+            "entrant_count": outcome.entrant_count,
+            "list_digest": outcome.list_digest,
+            "key": outcome.key,
+            "seed": outcome.seed,
+            "held": int(held),
+        }
+        if not await _DECIDE.call(self._redis, _keys(_DECIDE, event_id), args):
+            raise LineLost("another outcome stands in Redis")
+
+    async def enter(self, event_id: int, key: bytes, users: Sequence[int], scores: Sequence[int]) -> int:
+        """Gives people who take part their places; answers how many of them do. Raises LineLost. Safe to repeat."""
+        args: Args = {"key": key, "pairs": list(chain.from_iterable(zip(users, scores, strict=True)))}
+        done, *rest = await _ENTER.call(self._redis, _keys(_ENTER, event_id), args)
+        if done:
+            return int(rest[0])
+        if rest[0] == b"HELD":  # by another holder: everyone has a place
+            return len(users)
+        raise LineLost("the line was lost while places were given")
+
+    async def strangers(self, event_id: int, entrants: Entrants) -> AsyncIterator[tuple[int, int]]:
+        """Those who take part in Redis and are not in `entrants`, with their time of joining in µs."""
+        start = 0
+        while members := await self._zrange(event_id, start):
+            users = [user for user in map(int, members) if user not in entrants]
+            if users:
+                joined: Any = await self._redis.zmscore(line_key(event_id, "entrants"), [str(user) for user in users])
+                for user, joined_us in zip(users, joined, strict=True):
+                    yield user, int(joined_us)
+            start += PART
+
+    async def take_over(
+        self, event_id: int, entrants: Entrants, strangers: Sequence[int], close_time: datetime
+    ) -> None:
+        """Makes those of `entrants` the ones who took part, and nobody else. Safe to repeat.
+
+        When they had joined is not known here; those who come back with a signed place tell it.
+        """
+        key = line_key(event_id, "entrants")
+        if strangers:
+            await self._redis.zrem(key, *strangers)
+        for users, _ in entrants.parts(ENTERED_AT_ONCE):
+            await self._redis.zadd(key, dict.fromkeys(map(str, users), to_ms(close_time) * 1000), nx=True)
+
+    async def hold(self, event_id: int, key: bytes) -> None:
+        """Opens the line: from now on people are called. Raises LineLost. Safe to repeat."""
+        if not await _HOLD.call(self._redis, _keys(_HOLD, event_id), {"key": key}):
+            raise LineLost("the line was lost while its draw was held")
+
+    async def look(self, event_id: int, commitment: bytes) -> DrawView:
+        """How far the draw is. Nothing of the outcome is told before it is held."""
+        async with self._redis.pipeline() as pipe:
+            pipe.hgetall(line_key(event_id, "draw"))
+            pipe.zcard(line_key(event_id, "entrants"))
+            known, entrant_count = await pipe.execute()
+        close_time = from_ms(known[b"closed_ms"]) if b"closed_ms" in known else None
+        if b"held_ms" in known:
+            outcome = _outcome(known)
+            return DrawView(DrawState.HELD, commitment, outcome.entrant_count, close_time, outcome)
+        state = DrawState.OPEN if close_time is None else DrawState.DRAWING
+        return DrawView(state, commitment, entrant_count, close_time, None)
+
+    async def save_list(self, event_id: int, entrants: Entrants) -> None:
+        """Keeps the list for whoever wants to read it. Safe to repeat."""
+        key = line_key(event_id, "draw_list")
+        waiting: dict[str, bytes] = {}
+        for number, (users, lanes) in enumerate(entrants.parts()):
+            waiting[str(number)] = pb.DrawEntrants(user_ids=users, lanes=lanes).SerializeToString()
+            if len(waiting) == _PARTS:
+                await self._set(key, waiting)
+                waiting = {}
+        if waiting:
+            await self._set(key, waiting)
+
+    async def _set(self, key: bytes, parts: dict[str, bytes]) -> None:
+        fields: Any = parts
+        done: Any = self._redis.hset(key, mapping=fields)
+        await done
+
+    async def saved(self, event_id: int, first: int, last: int) -> Entrants | None:
+        """The parts of the list from number `first` to `last`; None where one of them is not kept any more."""
+        numbers = [str(number) for number in range(first, last + 1)]
+        found: Any = self._redis.hmget(line_key(event_id, "draw_list"), numbers)
+        entrants = Entrants()
+        for value in await found:
+            if value is None:
+                return None
+            part = pb.DrawEntrants.FromString(value)
+            entrants.extend(part.user_ids, part.lanes)
+        return entrants
+
+
+def _outcome(known: dict[bytes, bytes]) -> Outcome:
+    return Outcome(
+        close_time=from_ms(known[b"closed_ms"]),
+        entrant_count=int(known[b"entrant_count"]),
+        list_digest=known[b"list_digest"],
+        seed=known[b"seed"],
+        key=known[b"key"],
+    )
+
+
+def _keys(script: Script, event_id: int) -> dict[str, bytes]:
+    return {name: line_key(event_id, name) for name in script.header.keys}
