@@ -174,7 +174,10 @@ def test_only_the_edge_may_reserve_in_batches() -> None:
         callers = rule["from"][0]["source"]["principals"]
         paths = rule["to"][0]["operation"]["paths"]
         if callers != ["cluster.local/ns/boxoffice/sa/edge"]:
-            assert paths == ["/boxoffice.inventory.v1.EventService/GetEvent"]
+            assert paths == [
+                "/boxoffice.inventory.v1.EventService/GetEvent",
+                "/boxoffice.inventory.v1.ShopService/GetShopHealth",
+            ]
 
 
 def test_every_callee_is_balanced_by_least_request_and_retries_stay_with_the_clients() -> None:
