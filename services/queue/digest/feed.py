@@ -9,7 +9,7 @@ from boxoffice.queue.v1 import queue_service_pb2 as pb
 
 from services.queue.admission.failures import Failures
 from services.queue.digest.reader import DigestReader
-from services.queue.digest.report import message
+from services.queue.digest.report import Digest, message
 from services.queue.line.domain import EventNotFound
 
 INTERVAL: Final = timedelta(seconds=1)
@@ -21,11 +21,12 @@ _JUST_TAKEN: Final = INTERVAL * 0.5
 class _Channel:
     """One event: what is told of it, and who waits for more."""
 
-    __slots__ = ("followers", "is_missing", "message", "renewed")
+    __slots__ = ("digest", "followers", "is_missing", "message", "renewed")
 
     def __init__(self) -> None:
         self.followers = 0
         self.is_missing = False
+        self.digest: Digest | None = None
         self.message: pb.WatchDigestResponse | None = None
         self.renewed = asyncio.Event()
 
@@ -71,8 +72,10 @@ class DigestFeed:
             del self._channels[event_id]
 
     async def _renew(self, event_id: int, channel: _Channel, max_age: timedelta) -> None:
-        channel.message = message(await self._reader.digest(event_id, max_age))
-        channel.wake()
+        digest = await self._reader.digest(event_id, max_age)
+        if digest is not channel.digest:
+            channel.digest, channel.message = digest, message(digest)
+            channel.wake()
 
     async def step(self) -> None:
         """Takes a new digest of every event that is followed. One that cannot be read is told nothing this time."""
