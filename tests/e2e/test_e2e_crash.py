@@ -2,18 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
 import pytest
 import redis
+from boxoffice.queue.v1 import queue_events_pb2 as queue_pb
 
 from deploy.local.seeding import SeedError, run_command
 from deploy.local.site import EventLogKind
 from deploy.local.stack import Stack, session_name
+from services.common.eventlog import open_event_log
+from services.common.eventlog.topics import QUEUE_EVENTS
 from tests.e2e.crowd import PAY, RESERVE, Attempt, Crowd, Ledger, Told, connection, read_ledger, violations
 from tests.e2e.shop import Person, Shop, new_key
 from tests.support import eventually
@@ -144,10 +148,27 @@ async def test_redis_may_vanish_in_the_middle_of_a_sale(crowd: Crowd) -> None:
         await sells(crowd)
 
     ledger = await settled(crowd)
+    assert out_of_order(await first_calls(stack, crowd.event_id)) == []
     assert await crowd.repeat_all() == []
     await eventually(lambda: only_sold_seats_are_taken(crowd, ledger), within=RECOVERED)
     await audited_clean(crowd)
     await settled(crowd)
+
+
+async def first_calls(stack: Stack, event_id: int) -> list[int]:
+    """The scores of everyone who was called for the first time, in the order in which they were called."""
+    scores: dict[str, int] = {}
+    async with open_event_log(stack.url("eventlog")) as log:
+        async for record in log.read_all(QUEUE_EVENTS, key=str(event_id)):
+            for fact in queue_pb.QueueEvents.FromString(record.value).events:
+                if fact.place_called.calls == 1:
+                    scores[fact.id] = fact.place_called.score
+    return list(scores.values())
+
+
+def out_of_order(scores: Sequence[int]) -> list[tuple[int, int]]:
+    """Who was called right after somebody with a larger score: each pair is one of those."""
+    return [(one, next_one) for one, next_one in pairwise(scores) if next_one < one]
 
 
 async def only_sold_seats_are_taken(crowd: Crowd, ledger: Ledger) -> bool:
@@ -178,6 +199,10 @@ async def test_what_is_taken_stays_taken_when_redis_forgets_it(crowd: Crowd) -> 
 
 
 # --- the checks can fail ---------------------------------------------------------------------------------------------
+
+
+def test_control_who_is_called_before_somebody_in_front_is_found() -> None:
+    assert out_of_order([1, 2, 5, 4, 6]) == [(5, 4)]
 
 
 @on_kafka
