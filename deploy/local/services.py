@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from deploy.local import readiness
 from deploy.local.paths import ROOT
-from deploy.local.site import ProcessSpec, Site, hmac_key_ring, rsa_key
+from deploy.local.site import ProcessSpec, Site, draw_secret, hmac_key_ring, rsa_key
 
 # Separate numbered databases: one service cannot come to lean on another's keys unnoticed.
 _REDIS_DATABASES = {"auth": 0, "queue": 1, "inventory": 2, "notify": 3, "edge": 4}
@@ -46,6 +46,9 @@ def _queue(site: Site) -> dict[str, str]:
     return {
         **_admission_keys(site),
         "BOXOFFICE_PLACE_KEYS": site.secret("place-keys", hmac_key_ring).read_text(),
+        "BOXOFFICE_DRAW_SECRET": site.secret("draw-secret", draw_secret).read_text(),
+        # A ring of 32-byte keys is one of Ed25519 seeds, too.
+        "BOXOFFICE_RECEIPT_KEYS": site.secret("receipt-keys", hmac_key_ring).read_text(),
     }
 
 

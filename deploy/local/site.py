@@ -102,6 +102,11 @@ def hmac_key_ring() -> str:
     return f"local{secrets.token_hex(4)}:{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
+def draw_secret() -> str:
+    """Returns a new secret of draws: base64 of 32 bytes."""
+    return base64.b64encode(secrets.token_bytes(32)).decode()
+
+
 def rsa_key() -> str:
     """Returns a new RSA private key in PEM."""
     from cryptography.hazmat.primitives import serialization

@@ -1,14 +1,22 @@
 """What queue reads from the environment."""
 
+import base64
+import binascii
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
 
 from services.common.limits import RateText
 from services.common.settings import Address, CommonSettings, EventLogUrl, RedisUrl
 from services.common.tokens import KeyRing
+from services.queue.admission.pace import Limits
 from services.queue.line.domain import Mode, Policy
+from services.queue.proofs.receipt import ReceiptKeys
+
+# As many bytes as a seed has: a shorter secret would be easier to guess than what is made of it.
+_SHORTEST_SECRET: Final = 32
 
 
 def _check_keys(keys: SecretStr) -> SecretStr:
@@ -16,8 +24,34 @@ def _check_keys(keys: SecretStr) -> SecretStr:
     return keys
 
 
+def _check_receipt_keys(keys: SecretStr) -> SecretStr:
+    ReceiptKeys.parse(keys.get_secret_value())
+    return keys
+
+
+def _check_secret(secret: SecretStr) -> SecretStr:
+    if len(_bytes(secret)) < _SHORTEST_SECRET:
+        raise ValueError(f"must be base64 of at least {_SHORTEST_SECRET} bytes")
+    return secret
+
+
+def _bytes(secret: SecretStr) -> bytes:
+    try:
+        return base64.b64decode(secret.get_secret_value(), validate=True)
+    except binascii.Error:
+        return b""
+
+
 # "kid1:base64,kid2:base64"; the first key signs, all verify.
 Keys = Annotated[SecretStr, AfterValidator(_check_keys)]
+
+
+def _split(urls: object) -> object:
+    return [each.strip() for each in urls.split(",")] if isinstance(urls, str) else urls
+
+
+# What is wrong with one of them is told for all: the number of the one would be taken for a part of the variable's name.
+LeaseUrls = Annotated[tuple[RedisUrl, ...], NoDecode, BeforeValidator(_split), Field(repr=False)]
 
 
 class QueueSettings(CommonSettings):
@@ -35,6 +69,21 @@ class QueueSettings(CommonSettings):
     admission_keys: Keys
     # Of signed places; queue's own.
     place_keys: Keys
+    # The seeds of all draws are made of it. Changed while a draw is pending, it breaks what people were promised: the
+    # commitment that was published would not be the one of the draw.
+    draw_secret: Annotated[SecretStr, AfterValidator(_check_secret)]
+    # "kid1:base64,kid2:base64" of Ed25519 seeds, 32 bytes each; the first signs receipts, all are published.
+    receipt_keys: Annotated[SecretStr, AfterValidator(_check_receipt_keys)]
+
+    # redis://… of the nodes that decide who ticks an event, separated by commas; a majority of them must answer. For
+    # high availability three that fail apart from each other. Absent: the Redis of the lines alone.
+    queue_lease_urls: LeaseUrls = ()
+    # The shop is slow when holding takes longer for one in a hundred. Its target for a whole reservation is 100 ms.
+    queue_slow_hold_p99: Annotated[timedelta, Field(gt=timedelta())] = timedelta(milliseconds=100)
+    # Likewise when so many records wait for the worker: about a second of its work, each record being a batch.
+    queue_slow_lag: Annotated[int, Field(ge=1)] = 5_000
+    # Likewise when so many payments have no outcome after five seconds: a provider that is away for ten seconds.
+    queue_slow_payments: Annotated[int, Field(ge=1)] = 500
 
     queue_mode: Mode = Mode.OPEN
     # Calls per second. A buyer inside makes about ten requests; the shop takes thousands per second.
@@ -68,6 +117,14 @@ class QueueSettings(CommonSettings):
     queue_challenge: Literal["none", "proof_of_work"] = "none"
     # Zero bits of a proof of work. 18: a quarter of a million hashes, about a second of a phone.
     queue_challenge_bits: Annotated[int, Field(ge=8, le=30)] = 18
+
+    def draw_secret_bytes(self) -> bytes:
+        """The secret of draws, decoded."""
+        return _bytes(self.draw_secret)
+
+    def limits(self) -> Limits:
+        """What the figures of the shop may be before the lines are slowed."""
+        return Limits(self.queue_slow_hold_p99, self.queue_slow_lag, self.queue_slow_payments)
 
     def default_policy(self) -> Policy:
         """How a line is run until its policy is changed."""

@@ -288,7 +288,14 @@ def test_secrets_are_for_their_owner_only_and_stay_the_same(make_stack: MakeStac
     again = {spec.name: spec.environment(site) for spec in SERVICES}
     assert environments == again
     secrets = list((site.folder / "secrets").iterdir())
-    assert {file.name for file in secrets} == {"admission-keys", "mysql-password", "place-keys", "signing-key.pem"}
+    assert {file.name for file in secrets} == {
+        "admission-keys",
+        "draw-secret",
+        "mysql-password",
+        "place-keys",
+        "receipt-keys",
+        "signing-key.pem",
+    }
     assert {stat.S_IMODE(file.stat().st_mode) for file in secrets} == {0o600}
     assert stat.S_IMODE(site.folder.stat().st_mode) == 0o700
 
@@ -297,11 +304,19 @@ def test_a_secret_reaches_only_the_processes_that_need_it(make_stack: MakeStack)
     site = make_stack("needs").site
     holders = {
         variable: {spec.name for spec in SERVICES if variable in spec.environment(site)}
-        for variable in ("BOXOFFICE_ADMISSION_KEYS", "BOXOFFICE_PLACE_KEYS", "BOXOFFICE_SIGNING_KEY_FILE")
+        for variable in (
+            "BOXOFFICE_ADMISSION_KEYS",
+            "BOXOFFICE_DRAW_SECRET",
+            "BOXOFFICE_PLACE_KEYS",
+            "BOXOFFICE_RECEIPT_KEYS",
+            "BOXOFFICE_SIGNING_KEY_FILE",
+        )
     }
     assert holders == {
         "BOXOFFICE_ADMISSION_KEYS": {"queue", "inventory", "inventory-worker"},
+        "BOXOFFICE_DRAW_SECRET": {"queue"},
         "BOXOFFICE_PLACE_KEYS": {"queue"},
+        "BOXOFFICE_RECEIPT_KEYS": {"queue"},
         "BOXOFFICE_SIGNING_KEY_FILE": {"auth"},
     }
 

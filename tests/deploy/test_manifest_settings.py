@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.local.site import hmac_key_ring, rsa_key
+from deploy.local.site import draw_secret, hmac_key_ring, rsa_key
 from edge.app import backends_of
 from edge.settings import settings_for
 from edge.transcode import contract
@@ -32,6 +32,8 @@ SECRETS = {
     "auth-mysql-url": "mysql://user:password@mysql:3306/boxoffice_auth",
     "inventory-mysql-url": "mysql://user:password@mysql:3306/boxoffice_inventory",
     "place-keys": hmac_key_ring(),
+    "draw-secret": draw_secret(),
+    "receipt-keys": hmac_key_ring(),
     "admission-keys": hmac_key_ring(),
 }
 PREFIX = "BOXOFFICE_"

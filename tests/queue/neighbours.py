@@ -23,6 +23,8 @@ from services.queue.line.domain import EventNotFound
 KEYS = SigningKeys.parse(rsa_key().encode())
 ADMISSION_KEYS = "a1:" + base64.b64encode(b"a" * 32).decode()
 PLACE_KEYS = "p1:" + base64.b64encode(b"p" * 32).decode()
+DRAW_SECRET = base64.b64encode(b"d" * 32).decode()
+RECEIPT_KEYS = "r1:" + base64.b64encode(b"r" * 32).decode()
 ADMISSION_RING = KeyRing.parse(ADMISSION_KEYS)
 
 

@@ -27,7 +27,17 @@ from services.common.redis import open_redis
 from services.queue.catalog import EventCatalog
 from services.queue.settings import QueueSettings
 from services.queue.wiring import wire
-from tests.queue.neighbours import ADMISSION_KEYS, ADMISSION_RING, PLACE_KEYS, Neighbours, bearer, neighbours, stamp
+from tests.queue.neighbours import (
+    ADMISSION_KEYS,
+    ADMISSION_RING,
+    DRAW_SECRET,
+    PLACE_KEYS,
+    RECEIPT_KEYS,
+    Neighbours,
+    bearer,
+    neighbours,
+    stamp,
+)
 from tests.support import eventually
 
 EVENT = 7
@@ -48,6 +58,8 @@ def settings(redis_url: str, around: Neighbours) -> QueueSettings:
         auth_target=around.target,
         admission_keys=SecretStr(ADMISSION_KEYS),
         place_keys=SecretStr(PLACE_KEYS),
+        draw_secret=SecretStr(DRAW_SECRET),
+        receipt_keys=SecretStr(RECEIPT_KEYS),
         queue_inside_cap=1,
         drain_seconds=1,
     )

@@ -22,7 +22,7 @@ from services.queue.challenge import leading_zero_bits
 from services.queue.line.store import line_key
 from services.queue.settings import QueueSettings
 from services.queue.wiring import wire
-from tests.queue.neighbours import ADMISSION_KEYS, PLACE_KEYS, Neighbours, bearer, neighbours
+from tests.queue.neighbours import ADMISSION_KEYS, DRAW_SECRET, PLACE_KEYS, RECEIPT_KEYS, Neighbours, bearer, neighbours
 
 EVENT = 7
 HOME = "192.0.2.7"
@@ -43,6 +43,8 @@ async def _queue(redis_url: str, around: Neighbours, **settings: Any) -> AsyncIt
         "auth_target": around.target,
         "admission_keys": SecretStr(ADMISSION_KEYS),
         "place_keys": SecretStr(PLACE_KEYS),
+        "draw_secret": SecretStr(DRAW_SECRET),
+        "receipt_keys": SecretStr(RECEIPT_KEYS),
         "queue_inside_cap": 1,
         "drain_seconds": 1,
     }

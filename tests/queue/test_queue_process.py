@@ -13,7 +13,7 @@ import pytest
 
 from services.common.eventlog import open_event_log
 from services.common.eventlog.topics import TOPICS
-from tests.queue.neighbours import ADMISSION_KEYS, PLACE_KEYS, neighbours
+from tests.queue.neighbours import ADMISSION_KEYS, DRAW_SECRET, PLACE_KEYS, RECEIPT_KEYS, neighbours
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +46,8 @@ async def test_it_starts_from_its_environment_and_stops_on_a_signal(redis_url: s
                 auth_target=around.target,
                 admission_keys=ADMISSION_KEYS,
                 place_keys=PLACE_KEYS,
+                draw_secret=DRAW_SECRET,
+                receipt_keys=RECEIPT_KEYS,
                 queue_claim_window="PT30S",
                 queue_mode="HOLD",
                 drain_seconds="1",
@@ -63,7 +65,17 @@ async def test_it_starts_from_its_environment_and_stops_on_a_signal(redis_url: s
     assert b'"level":"ERROR"' not in out
 
 
-@pytest.mark.parametrize("wrong", [{"queue_inside_cap": "0"}, {"place_keys": "k1:c2hvcnQ="}, {"queue_mode": "STOP"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"queue_inside_cap": "0"},
+        {"place_keys": "k1:c2hvcnQ="},
+        {"queue_mode": "STOP"},
+        {"draw_secret": "c2hvcnQ="},
+        {"receipt_keys": "r1:c2hvcnQ="},
+        {"receipt_keys": "c2hvcnQ="},
+    ],
+)
 async def test_it_says_which_variable_is_wrong(wrong: dict[str, str]) -> None:
     right = {
         "redis_url": "redis://127.0.0.1:1/0",
@@ -72,6 +84,8 @@ async def test_it_says_which_variable_is_wrong(wrong: dict[str, str]) -> None:
         "auth_target": "127.0.0.1:1",
         "admission_keys": ADMISSION_KEYS,
         "place_keys": PLACE_KEYS,
+        "draw_secret": DRAW_SECRET,
+        "receipt_keys": RECEIPT_KEYS,
     }
     process = await _start(_environment(**{**right, **wrong}))
     _, err = await asyncio.wait_for(process.communicate(), 30)
