@@ -11,6 +11,7 @@ from pydantic_settings import NoDecode
 from services.common.limits import RateText
 from services.common.settings import Address, CommonSettings, EventLogUrl, RedisUrl
 from services.common.tokens import KeyRing
+from services.common.urls import check_redis_url
 from services.queue.admission.pace import Limits
 from services.queue.line.domain import Mode, Policy
 from services.queue.proofs.receipt import ReceiptKeys
@@ -50,8 +51,10 @@ def _split(urls: object) -> object:
     return [each.strip() for each in urls.split(",")] if isinstance(urls, str) else urls
 
 
-# What is wrong with one of them is told for all: the number of the one would be taken for a part of the variable's name.
-LeaseUrls = Annotated[tuple[RedisUrl, ...], NoDecode, BeforeValidator(_split), Field(repr=False)]
+# They may hold passwords, too.
+LeaseUrls = Annotated[
+    tuple[Annotated[str, AfterValidator(check_redis_url)], ...], NoDecode, BeforeValidator(_split), Field(repr=False)
+]
 
 
 class QueueSettings(CommonSettings):
