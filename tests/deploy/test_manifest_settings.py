@@ -29,6 +29,7 @@ SETTINGS: dict[str, type[CommonSettings]] = {
 # What an installation keeps in its secret, by the keys of README.md.
 SECRETS = {
     "redis-url": "redis://user:password@redis:6379/0",
+    "lease-urls": "redis://a:6379/0,redis://b:6379/0,redis://c:6379/0",
     "auth-mysql-url": "mysql://user:password@mysql:3306/boxoffice_auth",
     "inventory-mysql-url": "mysql://user:password@mysql:3306/boxoffice_inventory",
     "place-keys": hmac_key_ring(),
