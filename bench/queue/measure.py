@@ -59,7 +59,12 @@ class Scale:
     @property
     def seconds(self) -> float:
         """How long a state that does not change is looked at."""
-        return 20.0 if self.people > 100_000 else 4.0
+        return 20.0 if self.people > 100_000 else 2.5
+
+    @property
+    def settling(self) -> float:
+        """How long something new is given before it is looked at."""
+        return 3.0 if self.people > 100_000 else 1.0
 
     def window(self, length: int) -> int:
         """How many joins are timed at a length of the line: a tenth, and not for less than some seconds."""
@@ -168,9 +173,8 @@ class Run:
         async with digests.subscribed(self._venue.queue_target, event_id) as subscriber:
             await subscriber.next()
             meter = Meter(self._venue.stack)
-            await asyncio.sleep(self.scale.seconds)
-            used = meter.read()
             scripts = await stores.costs(self._redis, self.scale.seconds)
+            used = meter.read()
             told = subscriber.told[-1]
         cpu = used.per(used.seconds, 1e3)
         self.result.digests.append(Digesting(told.total, told.size, _worst(scripts), cpu))
@@ -188,7 +192,7 @@ class Run:
     async def _watched(self, event_id: int, audience: Audience) -> Watching:
         async with digests.subscribed(self._venue.queue_target, event_id) as subscriber:
             await self._venue.policy(event_id, mode="OPEN", rate_per_second=RATE)
-            await asyncio.sleep(3)
+            await asyncio.sleep(self.scale.settling)
             await audience.seen()
             meter = Meter(self._venue.stack, audience.cpu_seconds)
             commands = await stores.commands(self._redis)
@@ -197,7 +201,7 @@ class Run:
             used = meter.read()
             seen = await audience.seen()
             late = digests.lateness(subscriber.told, seen)
-            fresh = await self._changed(event_id, audience, subscriber)
+            fresh = await self._changed(event_id, audience, subscriber) if audience.number else []
             total = subscriber.told[-1].total
         return Watching(
             audience.number,
@@ -215,13 +219,13 @@ class Run:
     async def _changed(self, event_id: int, audience: Audience, subscriber: digests.Subscriber) -> list[float]:
         """Holds the line, has people join, and looks when watchers are told of them."""
         await self._venue.policy(event_id, mode="HOLD")
-        await asyncio.sleep(2)
+        await asyncio.sleep(self.scale.settling)
         await audience.seen()
         first = TRICKLE + audience.number * 1_000
         joined = await digests.trickle(
             self._venue.queue_target, event_id, first, _JOINS_PER_SECOND, min(10.0, self.scale.seconds)
         )
-        await asyncio.sleep(3)
+        await asyncio.sleep(self.scale.settling + 1)
         told = digests.since(subscriber.told, joined[0] - 2)
         return digests.freshness(told, await audience.seen(), joined)
 
