@@ -95,6 +95,17 @@ HTTP_IN_FLIGHT: Final = Gauge("boxoffice_http_requests_in_flight", "HTTP request
 HTTP_STREAMS_OPEN: Final = Gauge("boxoffice_http_streams_open", "Server-sent-event streams now open", ("route",))
 # Answers that are not a success, by the `code` of the problem document.
 HTTP_PROBLEMS: Final = Counter("boxoffice_http_problems_total", "Problem documents sent, by code", ("code",))
+# Lines of events that this process follows, each by one stream of digests.
+LINE_DIGESTS: Final = Gauge("boxoffice_line_digests", "Lines of which digests are followed")
+# Age of the oldest digest from which places are told; beyond 5 s nothing is told from it. 0 when no line is followed.
+LINE_DIGEST_AGE: Final = Gauge("boxoffice_line_digest_age_seconds", "Age of the oldest digest in use")
+# From the arrival of a digest until the last of those who watch has been told.
+LINE_LATENESS: Final = Histogram(
+    "boxoffice_line_lateness_seconds", "Time from a digest to the last stream that it changed", buckets=_LATENCY
+)
+# Places that queue was asked for, by why no digest could tell them: unknown, lost, own_call, changed, called, missing,
+# inside.
+LINE_LOOKUPS: Final = Counter("boxoffice_line_lookups_total", "Places asked for one by one, by cause", ("cause",))
 
 # --- auth --------------------------------------------------------------------------------------------------------
 
@@ -135,8 +146,8 @@ QUEUE_EVENT_FAILURES: Final = Counter(
 QUEUE_LEASES: Final = Gauge("boxoffice_queue_leases", "Leases of events, by standing of this process", ("standing",))
 # Ticks that the line refused because it has seen a newer holder. A few after a pause of a process; should stay flat.
 QUEUE_FENCED: Final = Counter("boxoffice_queue_fenced_ticks_total", "Late ticks that a line refused")
-# Share of their rates that the health of the shop leaves to the lines: 1 is all of it.
-QUEUE_PACE: Final = Gauge("boxoffice_queue_pace", "Share of the rate that the shop's health allows")
+# Share of their rates that the health of the shop takes from the lines: 0 is none, as in processes that have no lines.
+QUEUE_SLOWDOWN: Final = Gauge("boxoffice_queue_slowdown", "Share of the rate that the shop's health takes away")
 # 1 while the reason slows the lines: hold_latency, event_log_lag, payment_backlog, no_answer.
 QUEUE_SLOWED: Final = Gauge("boxoffice_queue_slowed", "Whether a reason slows the lines", ("reason",))
 # Calls per second that policy and health allow now, over all lines that this process ticks and that call people.

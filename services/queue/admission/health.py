@@ -30,7 +30,7 @@ class ShopWatch:
         """Asks once, and slows the lines or lets them recover."""
         before = self.pace.slowed_by
         self.pace.step(await self._ask(), _now())
-        metrics.QUEUE_PACE.set(self.pace.factor)
+        metrics.QUEUE_SLOWDOWN.set(1 - self.pace.factor)
         for reason in Reason:
             metrics.QUEUE_SLOWED.labels(reason).set(reason in self.pace.slowed_by)
         if self.pace.slowed_by != before:
