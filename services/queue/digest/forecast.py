@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
-from services.common.place_in_digest import ForecastTable, Told
+from services.common.place_in_digest import ForecastTable, Told, told_at
 from services.queue.digest.odds import Demand
 from services.queue.digest.throughput import Throughput
 
@@ -17,11 +18,11 @@ _LONGEST_SECONDS: Final = 86_400.0
 
 # How far the pace of the time to come may be off from that of now, as a share: operators turn at it, and the health of
 # the shop does. Grows with the time in which they can, up to these.
-_PACE_DOUBT: Final = 0.26
+_PACE_DOUBT: Final = 0.24
 _PACE_DOUBT_SOON: Final = 0.08
 _PACE_MOVES_SECONDS: Final = 60.0
 # Who are let in together leave about together: slots come back in waves, of this share of a stay.
-_WAVES: Final = 0.3
+_WAVES: Final = 0.28
 # Calls happen at ticks.
 _TICK_SECONDS: Final = 0.1
 
@@ -31,14 +32,18 @@ _POLL_BACK_MS: Final = 8_000.0
 # Someone whose turn is a minute and a half away asks every eight seconds: a tenth of the wait is soon enough.
 _POLL_SHARE_OF_WAIT: Final = 0.1
 
-# Neighbouring knots of a table are no further apart than this factor: interpolation between them is good to 2 %.
-_KNOT_FACTOR: Final = 1.25
+# How a table is made: from positions no further apart than this factor, closer where what lies half-way between two of
+# them is off by more than this. Anywhere between them it is then good to 2 % of a wait.
+_KNOT_FACTOR: Final = 1.5
+_WAIT_OFF: Final = 0.01
+_SECONDS_OFF: Final = 0.05
+_ODDS_OFF: Final = 0.02
 # A draw gives every place with the same chance: so many of them stand for all.
 _DRAW_PLACES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Prospects:
     """What can be foreseen of a line at one instant."""
 
     throughput: Throughput
@@ -74,9 +79,23 @@ class Outlook:
         return Told(p10, p50, p90, odds, poll_after_ms(p50))
 
     def table(self, lane: int) -> ForecastTable:
-        """What is told in a lane, at positions between which it can be interpolated."""
-        positions = _knots(self.waiting[lane])
-        return ForecastTable(positions, [self.at(lane, position) for position in positions])
+        """What is told in a lane, at positions between which it can be interpolated, to the one behind its end."""
+        positions = _coarse(self.waiting[lane] + 1)
+        told = {position: self.at(lane, position) for position in positions}
+        for lower, upper in pairwise(positions):
+            self._refine(lane, lower, upper, told)
+        return ForecastTable(sorted(told), [told[position] for position in sorted(told)])
+
+    def _refine(self, lane: int, lower: int, upper: int, told: dict[int, Told]) -> None:
+        """Adds positions between two others until interpolation is good: few where things go evenly."""
+        middle = (lower + upper) // 2
+        if middle == lower:
+            return
+        exact = self.at(lane, middle)
+        if not _is_close(exact, told_at(middle, ForecastTable([lower, upper], [told[lower], told[upper]]))):
+            told[middle] = exact
+            self._refine(lane, lower, middle, told)
+            self._refine(lane, middle, upper, told)
 
     def _calls_until(self, lane: int, position: int) -> float:
         """People called, from all lanes, until this position is: each lane gets calls by its weight, or runs empty."""
@@ -96,9 +115,9 @@ class Outlook:
         """Of the time until so many are called, relative to the square of its mean."""
         horizon = mean / (mean + _PACE_MOVES_SECONDS)
         pace = _PACE_DOUBT_SOON + (_PACE_DOUBT - _PACE_DOUBT_SOON) * horizon
-        by_slots = self.throughput.is_bound_by_slots(calls)
-        chance = 1 / calls if by_slots else 0.0
-        waves = _WAVES * min(self.throughput.stay_seconds, mean) / mean if by_slots else 0.0
+        share = self.throughput.share_bound_by_slots(calls)
+        chance = share / calls
+        waves = share * _WAVES * min(self.throughput.stay_seconds, mean) / mean
         tick = _TICK_SECONDS / mean
         return pace**2 + self.throughput.doubt(calls) ** 2 + chance + waves**2 + tick**2
 
@@ -118,9 +137,20 @@ def _gamma_quantile(variance: float, z: float) -> float:
     return float(max(0.0, 1 - ninth + z * math.sqrt(ninth)) ** 3)
 
 
-def _knots(waiting: int) -> list[int]:
-    """Positions from 1 to the end of a lane, and the one behind it."""
+def _coarse(last: int) -> list[int]:
     positions = [1]
-    while positions[-1] < waiting:
-        positions.append(min(max(positions[-1] + 1, int(positions[-1] * _KNOT_FACTOR)), waiting))
-    return [*positions, positions[-1] + 1]
+    while positions[-1] < last:
+        positions.append(min(max(positions[-1] + 1, int(positions[-1] * _KNOT_FACTOR)), last))
+    return positions
+
+
+def _is_close(exact: Told, mixed: Told) -> bool:
+    waits = (
+        (exact.eta_p10_seconds, mixed.eta_p10_seconds),
+        (exact.eta_p50_seconds, mixed.eta_p50_seconds),
+        (exact.eta_p90_seconds, mixed.eta_p90_seconds),
+    )
+    odds_differ = abs((exact.odds or 0.0) - (mixed.odds or 0.0))
+    return odds_differ <= _ODDS_OFF and all(
+        math.isclose(wait, told, rel_tol=_WAIT_OFF, abs_tol=_SECONDS_OFF) for wait, told in waits
+    )

@@ -8,8 +8,9 @@ from typing import Final
 _ENOUGH_CALLED: Final = 30
 # Of those inside, as many have chosen as have not: they take their seats somewhere in the middle of their stay.
 _CHOSEN: Final = 0.5
-# Variance of what one person takes, relative to its mean: most take none, two or four.
-_DISPERSION: Final = 3.0
+# Mean square of what one person takes, relative to the mean: most who buy take two, some one or four.
+_SIZES: Final = 3.0
+_LEAST_DISPERSION: Final = 0.5
 # What later buyers take may differ from what the first ones took by this share, however many those were.
 _DRIFT: Final = 0.1
 # Closer to certainty than this is told as certainty.
@@ -40,8 +41,9 @@ class Demand:
         buyers = ahead + self.inside * _CHOSEN
         if not math.isfinite(buyers) or each <= 0:
             return 1.0 if self.seats_left and each <= 0 else None
-        doubt = each * math.hypot(_DRIFT, math.sqrt(_DISPERSION / max(each * chosen, 1)))
-        deviation = math.hypot(math.sqrt(buyers * each * _DISPERSION), buyers * doubt)
+        variance = each * max(_SIZES - each, _LEAST_DISPERSION)
+        doubt = math.hypot(each * _DRIFT, math.sqrt(variance / chosen))
+        deviation = math.hypot(math.sqrt(buyers * variance), buyers * doubt)
         return _rounded(_normal((self.seats_left - 0.5 - buyers * each) / max(deviation, 1e-9)))
 
 

@@ -9,7 +9,7 @@ from boxoffice.queue.v1 import queue_service_pb2 as pb
 
 from services.common.place_in_digest import ForecastTable, Told
 from services.queue import packing
-from services.queue.digest.forecast import Outlook
+from services.queue.digest.forecast import Prospects
 from services.queue.digest.odds import Demand
 from services.queue.digest.snapshot import LaneSnapshot, LineSnapshot
 from services.queue.digest.throughput import Throughput, first_stay, observed_stay
@@ -35,7 +35,7 @@ class Digest:
     rules: Mapping[int, LaneRule]
     """The lanes in use, and those in which people still wait."""
     state: "pb.SaleState.ValueType"
-    outlook: Outlook
+    prospects: Prospects
 
 
 def digest_of(line: LineSnapshot, policy: Policy, sale: Sale) -> Digest:
@@ -46,7 +46,7 @@ def digest_of(line: LineSnapshot, policy: Policy, sale: Sale) -> Digest:
         for lane, each in sorted(line.lanes.items())
         if lane in rules or each.scores.waiting
     }
-    outlook = Outlook(
+    prospects = Prospects(
         throughput=_throughput(line, policy),
         waiting={lane: line.lanes[lane].scores.waiting for lane in used},
         weights={lane: rule.weight for lane, rule in used.items()},
@@ -54,7 +54,7 @@ def digest_of(line: LineSnapshot, policy: Policy, sale: Sale) -> Digest:
         demand=Demand(line.called, line.inside, line.seats_left, line.seats_total, line.sold_out),
         is_over=state in {pb.SALE_STATE_SOLD_OUT, pb.SALE_STATE_CLOSED},
     )
-    return Digest(line, used, state, outlook)
+    return Digest(line, used, state, prospects)
 
 
 def sale_state(line: LineSnapshot, mode: Mode, sale: Sale) -> "pb.SaleState.ValueType":
@@ -98,7 +98,7 @@ def message(digest: Digest) -> pb.WatchDigestResponse:
         changed_user_ids=line.changed,
     )
     if line.in_draw:
-        told.in_draw.CopyFrom(_forecast(0, digest.outlook.in_draw(line.in_draw)))
+        told.in_draw.CopyFrom(_forecast(0, digest.prospects.in_draw(line.in_draw)))
     return told
 
 
@@ -111,7 +111,7 @@ def _lane(digest: Digest, number: int, lane: LaneSnapshot) -> pb.LaneDigest:
         front=lane.scores.front,
         samples=lane.scores.samples,
         sample_positions=lane.scores.sample_positions,
-        forecast=_table(digest.outlook.table(number)),
+        forecast=_table(digest.prospects.table(number)),
     )
 
 

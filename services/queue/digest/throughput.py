@@ -7,7 +7,7 @@ the stay is how long people are inside on average, no-shows among them.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from services.queue.digest.snapshot import Sample
@@ -42,36 +42,37 @@ class Throughput:
 
     def seconds_until(self, calls: float) -> float:
         """When so many people more will have been called, if things go on as they are."""
-        rate, cap, stay = max(self.rate_per_second, _SLOWEST), self.inside_cap, self.stay_seconds
-        blocked = stay * math.log(self.inside / cap) if self.inside > cap else 0.0  # until a lowered cap is reached
-        free_calls, free_seconds = self._free()
+        return self._seconds(calls, self.stay_seconds)
+
+    def doubt(self, calls: float) -> float:
+        """Standard deviation that comes from not knowing the stay, as a share of the time."""
+        factor = math.exp(self.stay_doubt)
+        low, high = (self._seconds(calls, stay) for stay in (self.stay_seconds / factor, self.stay_seconds * factor))
+        return (high - low) / (2 * self.seconds_until(calls))
+
+    def share_bound_by_slots(self, calls: float) -> float:
+        """Of so many calls, the share that will have waited for slots."""
+        return max(0.0, 1 - self._free(self.stay_seconds)[0] / calls)
+
+    def _seconds(self, calls: float, stay: float) -> float:
+        cap, inside = self.inside_cap, self.inside
+        blocked = stay * math.log(inside / cap) if inside > cap else 0.0  # until a lowered cap is reached
+        free_calls, free_seconds = self._free(stay)
         if calls <= free_calls:
-            return blocked + calls / rate
+            return blocked + calls / max(self.rate_per_second, _SLOWEST)
         return blocked + free_seconds + (calls - free_calls) * stay / cap
 
-    def _free(self) -> tuple[float, float]:
+    def _free(self, stay: float) -> tuple[float, float]:
         """How many calls, and for how long, the rate alone bounds: until as many are inside as may be.
 
         Slots come back in proportion to those inside, so that their number moves towards rate * stay.
         """
         rate, cap = max(self.rate_per_second, _SLOWEST), self.inside_cap
-        full = rate * self.stay_seconds
+        full = rate * stay
         if full <= cap:
             return math.inf, math.inf
-        seconds = self.stay_seconds * math.log((full - min(self.inside, cap)) / (full - cap))
+        seconds = stay * math.log((full - min(self.inside, cap)) / (full - cap))
         return rate * seconds, seconds
-
-    def is_bound_by_slots(self, calls: float) -> bool:
-        """Whether, before so many calls, slots become what people wait for."""
-        return calls > self._free()[0]
-
-    def doubt(self, calls: float) -> float:
-        """Standard deviation that comes from not knowing the stay, as a share of the time."""
-        slower, faster = (
-            replace(self, stay_seconds=self.stay_seconds * math.exp(sign * self.stay_doubt)) for sign in (1, -1)
-        )
-        low, middle, high = (each.seconds_until(calls) for each in (faster, self, slower))
-        return (high - low) / (2 * middle)
 
 
 def first_stay(rate_per_second: float, inside_cap: int, admission_seconds: float, claim_seconds: float) -> float:
