@@ -40,6 +40,11 @@ def entrant_line(user_id: int, lane: int) -> str:
     return f"{user_id} {lane}\n"
 
 
+def text_digest(text: str) -> bytes:
+    """The digest of a list that is at hand as a whole, spelled as it stands."""
+    return hashlib.sha256(text.encode()).digest()
+
+
 class ListDigest:
     """The digest of a list that arrives in parts."""
 

@@ -19,6 +19,7 @@ from services.common.validation import check_required
 from services.queue import packing
 from services.queue.digest.feed import DigestFeed
 from services.queue.door import Door, Knock
+from services.queue.draw.desk import DrawDesk
 from services.queue.line.domain import Mode
 from services.queue.waiting_room import WaitingRoom
 
@@ -32,10 +33,11 @@ Context = ServicerContext[Any, Any]
 class QueueApi(rpc.QueueServiceServicer):
     """The RPCs of queue; their promises are in the proto."""
 
-    def __init__(self, room: WaitingRoom, door: Door, digests: DigestFeed) -> None:
+    def __init__(self, room: WaitingRoom, door: Door, digests: DigestFeed, draws: DrawDesk) -> None:
         self._room = room
         self._door = door
         self._digests = digests
+        self._draws = draws
 
     async def JoinQueue(self, request: pb.JoinQueueRequest, context: Context) -> pb.JoinQueueResponse:
         user_id, call = current_caller().user_id, call_var.get()
@@ -101,6 +103,16 @@ class QueueApi(rpc.QueueServiceServicer):
     async def LeaveQueue(self, request: pb.LeaveQueueRequest, context: Context) -> pb.LeaveQueueResponse:
         await self._room.leave(request.event_id, current_caller().user_id)
         return pb.LeaveQueueResponse()
+
+    async def GetReceipt(self, request: pb.GetReceiptRequest, context: Context) -> pb.GetReceiptResponse:
+        receipt = await self._draws.receipt(request.event_id, current_caller().user_id)
+        return pb.GetReceiptResponse(receipt=receipt)
+
+    async def GetDraw(self, request: pb.GetDrawRequest, context: Context) -> pb.GetDrawResponse:
+        return await self._draws.draw(request.event_id)
+
+    async def ListEntrants(self, request: pb.ListEntrantsRequest, context: Context) -> pb.ListEntrantsResponse:
+        return await self._draws.entrants(request.event_id, request.page_size, request.page_token)
 
     async def GetQueuePolicy(self, request: pb.GetQueuePolicyRequest, context: Context) -> pb.GetQueuePolicyResponse:
         return pb.GetQueuePolicyResponse(policy=packing.policy(await self._room.policy(request.event_id)))

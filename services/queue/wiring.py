@@ -27,7 +27,14 @@ from services.queue.digest.feed import DigestFeed
 from services.queue.digest.reader import reader_of
 from services.queue.digest.store import DigestStore
 from services.queue.door import Door
+from services.queue.draw.book import DrawBook
+from services.queue.draw.desk import DrawDesk
+from services.queue.draw.holder import DrawHolder
+from services.queue.draw.log import DrawLog
+from services.queue.draw.outcome import Seeds
+from services.queue.draw.store import DrawStore
 from services.queue.line.store import LineStore
+from services.queue.proofs.receipt import ReceiptKeys
 from services.queue.settings import QueueSettings
 from services.queue.waiting_room import WaitingRoom
 from services.queue.worker import GROUP, TOPICS, every, listen
@@ -44,7 +51,12 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     auth = await lifecycle.enter(connect(settings.auth_target))
     store = LineStore(redis, settings.default_policy())
     catalog = EventCatalog(inventory_rpc.EventServiceStub(inventory))
-    publisher = FactPublisher(store, await lifecycle.enter(log.writer()))
+    writer = await lifecycle.enter(log.writer())
+    publisher = FactPublisher(store, writer)
+    draws, seeds, draw_store = DrawLog(log, writer), Seeds(settings.draw_secret_bytes()), DrawStore(redis)
+    book = DrawBook(draw_store, draws, seeds)
+    holder = DrawHolder(draw_store, draws, seeds)
+    lifecycle.defer(holder.close)
     room = WaitingRoom(
         store,
         catalog,
@@ -71,7 +83,8 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     lifecycle.background("events", partial(listen, log, store))
     lifecycle.background("lag", partial(watch_lag, log, GROUP, TOPICS))
     door = _door(redis, room, settings)
-    registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room, door, digests))]
+    desk = DrawDesk(book, catalog, ReceiptKeys.parse(settings.receipt_keys.get_secret_value()), room.place)
+    registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room, door, digests, desk))]
     return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))
 
 

@@ -1,0 +1,106 @@
+"""`python -m services.queue verify-draw`: anyone verifies a draw, their place in it, and their receipt."""
+
+import argparse
+import json
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from services.queue.draw.verify import Draw, Unusable, receipt_user
+
+_TIMEOUT_SECONDS: Final = 30
+_GOOD, _WRONG = 0, 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what the command takes."""
+    source = parser.add_argument_group("where the draw comes from: --url and --event, or --draw and --entrants")
+    source.add_argument("--url", help="the shop, for example https://tickets.example")
+    source.add_argument("--event", type=int, help="the sale event")
+    source.add_argument("--draw", type=Path, help="file: the answer of …/queue/draw")
+    source.add_argument("--entrants", type=Path, help="file: one line `account lane` for each entrant")
+    parser.add_argument("--user", type=int, help="tell this account's place, too")
+    parser.add_argument("--receipt", type=Path, help="file: verify this receipt, too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verifies and tells; answers the exit status: 0 when everything fits, 1 when something does not."""
+    try:
+        draw = _draw(arguments)
+        problems = draw.problems()
+        if arguments.receipt:
+            problems += draw.receipt_problems(arguments.receipt.read_text().strip())
+        places = [_place(draw, user_id) for user_id in _users(arguments)]
+    except (Unusable, OSError, ValueError) as error:
+        _say(f"FAILED  {error}")
+        return _WRONG
+    for problem in problems:
+        _say(f"FAILED  {problem}")
+    if not problems:
+        _say(f"OK      the draw of event {draw.told.get('event_id')} is as promised: {len(draw.lines)} people")
+        if arguments.receipt:
+            _say("OK      the receipt is signed by the house, and was kept")
+    for place in places:
+        _say(place)
+    return _WRONG if problems else _GOOD
+
+
+def _users(arguments: argparse.Namespace) -> list[int]:
+    users = [arguments.user] if arguments.user is not None else []
+    if arguments.receipt:
+        users.append(receipt_user(arguments.receipt.read_text().strip()))
+    return list(dict.fromkeys(users))
+
+
+def _place(draw: Draw, user_id: int) -> str:
+    place = draw.place(user_id)
+    if place is None:
+        return f"INFO    account {user_id} is not in the list of the draw"
+    return (
+        f"INFO    account {user_id} drew {place.score}: place {place.position} of {place.of} drawn in lane {place.lane}"
+    )
+
+
+def _draw(arguments: argparse.Namespace) -> Draw:
+    if arguments.url and arguments.event is not None:
+        return _download(arguments.url, arguments.event)
+    if arguments.draw and arguments.entrants:
+        return Draw(_object(arguments.draw.read_bytes()), arguments.entrants.read_text().splitlines())
+    raise Unusable("give --url and --event, or --draw and --entrants")
+
+
+def _download(url: str, event_id: int) -> Draw:
+    if urllib.parse.urlsplit(url).scheme not in {"http", "https"}:
+        raise Unusable("the URL must begin with http:// or https://")
+    base = f"{url.rstrip('/')}/api/events/{event_id}/queue/draw"
+    told = _get(base)
+    if told.get("event_id") != event_id:
+        raise Unusable(f"asked for event {event_id}, told of {told.get('event_id')!r}")
+    lines: list[str] = []
+    page_token = ""
+    while told.get("state") == "HELD":
+        page = _get(f"{base}/entrants?{urllib.parse.urlencode({'page_token': page_token} if page_token else {})}")
+        lines += page.get("entrants", [])
+        page_token = page.get("next_page_token", "")
+        if not page_token or len(lines) > told.get("entrant_count", 0):
+            break
+    return Draw(told, lines)
+
+
+def _get(url: str) -> Mapping[str, Any]:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310 - the scheme is checked
+        return _object(response.read())
+
+
+def _object(text: bytes) -> Mapping[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise Unusable("the draw is not a JSON object")
+    return found
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
