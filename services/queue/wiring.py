@@ -75,7 +75,7 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     lifecycle.ready_when("redis", redis_answers)
     lifecycle.ready_when("eventlog", log.ping)
     lifecycle.on_drain(end_streams)
-    admission = AdmissionLoop(store, catalog, publisher)
+    admission = AdmissionLoop(store, catalog, publisher, holder.hold)
     lifecycle.background("admission", partial(every, _TICK, admission.tick, "admission"))
     lifecycle.background("calls", publisher.run)
     lifecycle.background("watchers", partial(every, watch.INTERVAL, room.watchers.step, "watchers"))

@@ -41,7 +41,7 @@ class _Nudged(list[int]):
 
 
 def _loop(store: LineStore, nudged: _Nudged, sales: _OpenSales) -> AdmissionLoop:
-    return AdmissionLoop(store, sales, nudged)  # type: ignore[arg-type] # the methods that are used
+    return AdmissionLoop(store, sales, nudged, lambda *_: None)  # type: ignore[arg-type] # the methods that are used
 
 
 async def _two_lines(store: LineStore) -> None:

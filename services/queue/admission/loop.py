@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -25,10 +25,17 @@ _log = logging.getLogger(__name__)
 class AdmissionLoop:
     """Ticks every event whose line lives. Any number of processes may run one; the script alone keeps the bounds."""
 
-    def __init__(self, store: LineStore, catalog: EventCatalog, publisher: FactPublisher) -> None:
+    def __init__(
+        self,
+        store: LineStore,
+        catalog: EventCatalog,
+        publisher: FactPublisher,
+        hold_draw: Callable[[int, Sale], None],
+    ) -> None:
         self._store = store
         self._catalog = catalog
         self._publisher = publisher
+        self._hold_draw = hold_draw
         self._failures = Failures("admission")
 
     async def tick(self) -> None:
@@ -43,6 +50,8 @@ class AdmissionLoop:
             waiting, inside = waiting + tick.waiting, inside + tick.inside
             if tick.unpublished:
                 self._publisher.nudge(event_id)
+            if tick.needs_draw:
+                self._hold_draw(event_id, sales[event_id])
             if tick.is_quiet:
                 await self._store.retire(event_id)
         metrics.QUEUE_WAITING.set(waiting)
