@@ -10,6 +10,8 @@ export class Problem extends Error {
     // The mesh gateway refuses an expired token by itself, with 401 and no problem document.
     this.code = body.code || (status === 401 ? "TOKEN_EXPIRED" : "UNAVAILABLE");
     this.traceId = body.trace_id;
+    this.metadata = body.metadata ?? {};
+    this.retryAfterMs = body.retry_after_ms ?? 1000;
   }
 }
 
@@ -109,15 +111,24 @@ export async function callOnce(method, path, options = {}) {
     } catch (problem) {
       const again = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "IDEMPOTENCY_IN_PROGRESS"].includes(problem.code);
       if (!again || pause === null) throw problem;
-      await new Promise((wake) => setTimeout(wake, pause));
+      await sleep(pause);
     }
   }
+}
+
+/** Waits; an abort of the signal ends it at once, as an AbortError. */
+export function sleep(ms, signal) {
+  return new Promise((wake, failed) => {
+    signal?.throwIfAborted();
+    const timer = setTimeout(wake, ms);
+    signal?.addEventListener("abort", () => { clearTimeout(timer); failed(signal.reason); });
+  });
 }
 
 /**
  * Follows a stream of server-sent events. EventSource cannot send an Authorization header, so the stream is read by
  * hand. Reconnects until `signal` aborts or the server ends the stream after a final state, which `onEvent` tells by
- * answering true.
+ * answering true. Throws the problems that are ours to solve (4xx), such as PLACE_NOT_FOUND after a loss of the line.
  */
 export async function follow(path, signal, onEvent) {
   while (!signal.aborted) {
@@ -128,7 +139,7 @@ export async function follow(path, signal, onEvent) {
       if (problem.name === "AbortError") return;
       if (problem.status >= 400 && problem.status < 500) throw problem;
     }
-    await new Promise((wake) => setTimeout(wake, 1000 + Math.random() * 1000));
+    await sleep(1000 + Math.random() * 1000);
   }
 }
 
@@ -143,7 +154,10 @@ async function read(reader, onEvent) {
     buffer = events.pop();
     for (const event of events) {
       const data = event.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("");
-      if (data && !event.includes("event: problem") && onEvent(JSON.parse(data))) {
+      if (!data) continue;
+      const told = JSON.parse(data);
+      if (event.split("\n").includes("event: problem")) throw new Problem(told.status, told);
+      if (onEvent(told)) {
         await reader.cancel();
         return true;
       }

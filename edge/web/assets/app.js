@@ -3,6 +3,7 @@
 import { account, call, keepSession } from "./api.js";
 import { announce, h, show } from "./dom.js";
 import { currentLanguage, problemText, switchLanguage, t } from "./i18n.js";
+import { takeLanePass } from "./places.js";
 import { accountView } from "./views/account.js";
 import { eventsView } from "./views/events.js";
 import { lineView } from "./views/line.js";
@@ -22,6 +23,7 @@ async function go(view, state = {}) {
   leaving.abort();
   leaving = new AbortController();
   current = { view, state };
+  document.title = "Boxoffice";
   renderFrame();
   try {
     await VIEWS[view]({ state, go, enter, signal: leaving.signal, fail });
@@ -89,6 +91,7 @@ async function enterFromLink(eventId, bookingId) {
   return booking.state === "CONFIRMED" ? go("ticket", { event, map, booking }) : go("pay", { event, map, bookingId });
 }
 
+takeLanePass();
 const link = new URLSearchParams(location.search);
 if (/^\d+$/.test(link.get("event") ?? "")) {
   enterFromLink(link.get("event"), link.get("booking")).catch(() => go("events"));

@@ -30,9 +30,24 @@ export function show(...content) {
   window.scrollTo(0, 0);
 }
 
-/** Tells screen readers something that the eye sees change by itself. Use at thresholds, not every second. */
+const ANNOUNCE_EVERY_MS = 10_000;
+let announcedAt = -Infinity;
+let latest = null;
+let later = null;
+
+/** Tells screen readers something that the eye sees change by itself, at once: a turn, an outcome. */
 export function announce(message) {
+  clearTimeout(later);
+  later = latest = null;
+  announcedAt = performance.now();
   document.getElementById("announcer").textContent = message;
+}
+
+/** The same for what moves all the time: nobody is spoken to more often than every ten seconds. The latest counts. */
+export function announceCalmly(message) {
+  latest = message;
+  const pause = announcedAt + ANNOUNCE_EVERY_MS - performance.now();
+  if (later === null) later = setTimeout(() => announce(latest), Math.max(0, pause));
 }
 
 /** Calls `tick(seconds left)` each second until `time`, then `done()`. Answers a function that stops it. */
@@ -50,7 +65,9 @@ export function countdown(time, tick, done) {
   return () => clearInterval(timer);
 }
 
-/** 75 → "1:15". */
+/** 75 → "1:15", 3675 → "1:01:15". */
 export function clock(seconds) {
-  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+  const two = (number) => String(number).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
+  return hours ? `${hours}:${two(minutes)}:${two(seconds % 60)}` : `${minutes}:${two(seconds % 60)}`;
 }
