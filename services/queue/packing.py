@@ -14,7 +14,7 @@ from services.queue.line.domain import Mode, Place, PlaceState, Policy, SaleStat
 from services.queue.line.transitions import Call
 
 _STATES: Final = {state: pb.Place.State.Value(f"STATE_{state.name}") for state in PlaceState}
-_SALE_STATES: Final = {state: pb.SaleState.Value(f"SALE_STATE_{state.name}") for state in SaleState}
+SALE_STATES: Final = {state: pb.SaleState.Value(f"SALE_STATE_{state.name}") for state in SaleState}
 MODES: Final = {mode: pb.QueuePolicy.Mode.Value(f"MODE_{mode.name}") for mode in Mode}
 _MODES_BY_NUMBER: Final = {number: mode for mode, number in MODES.items()}
 
@@ -40,7 +40,7 @@ def place(event_id: int, told: Place) -> pb.Place:
         eta_p50_seconds=_whole_seconds(told.eta_p50),
         eta_p90_seconds=_whole_seconds(told.eta_p90),
         seats_left=told.seats_left,
-        sale_state=_SALE_STATES[told.sale_state],
+        sale_state=SALE_STATES[told.sale_state],
         poll_after_ms=poll_after(told, jitter) // timedelta(milliseconds=1),
         join_time=stamp(_join_time(told.score)),
         claim_expire_time=stamp(told.until) if told.state is PlaceState.READY else None,
