@@ -12,6 +12,8 @@ from boxoffice.auth.v1 import auth_service_pb2 as auth_pb
 from boxoffice.auth.v1 import auth_service_pb2_grpc as auth_rpc
 from boxoffice.inventory.v1 import event_service_pb2 as inventory_pb
 from boxoffice.inventory.v1 import event_service_pb2_grpc as inventory_rpc
+from boxoffice.inventory.v1 import shop_service_pb2 as shop_pb
+from boxoffice.inventory.v1 import shop_service_pb2_grpc as shop_rpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from deploy.local.site import rsa_key
@@ -41,14 +43,15 @@ def bearer(user_id: int, *roles: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {KEYS.sign({**claims, 'iat': now, 'exp': now + 600})}"),)
 
 
-class Neighbours(auth_rpc.AuthServiceServicer, inventory_rpc.EventServiceServicer):
-    """Auth's keys and inventory's events."""
+class Neighbours(auth_rpc.AuthServiceServicer, inventory_rpc.EventServiceServicer, shop_rpc.ShopServiceServicer):
+    """Auth's keys, inventory's events, and how the shop is doing: well, unless a test says otherwise."""
 
     def __init__(self) -> None:
         now = datetime.now(UTC)
         self.target = ""
         self.asked = 0
         self.away = False
+        self.health = shop_pb.GetShopHealthResponse(event_log_lag=0, payment_backlog=0)
         self.events = {
             7: inventory_pb.Event(
                 event_id=7,
@@ -70,6 +73,11 @@ class Neighbours(auth_rpc.AuthServiceServicer, inventory_rpc.EventServiceService
             await context.abort(grpc.StatusCode.NOT_FOUND, status.message)
         return inventory_pb.GetEventResponse(event=self.events[request.event_id])
 
+    async def GetShopHealth(self, request: Any, context: Any) -> shop_pb.GetShopHealthResponse:
+        if self.away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE)
+        return self.health
+
 
 @asynccontextmanager
 async def neighbours() -> AsyncIterator[Neighbours]:
@@ -78,6 +86,7 @@ async def neighbours() -> AsyncIterator[Neighbours]:
     server = grpc.aio.server()
     auth_rpc.add_AuthServiceServicer_to_server(servicer, server)
     inventory_rpc.add_EventServiceServicer_to_server(servicer, server)
+    shop_rpc.add_ShopServiceServicer_to_server(servicer, server)
     servicer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

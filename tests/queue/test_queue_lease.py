@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -11,30 +10,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from deploy.local.stack import Stack, session_name
 from services.queue.admission import lease as lease_module
 from services.queue.admission.lease import Leases
-from tests.queue.lease_nodes import EVENT, NAMES, SPECS, TTL, LeaseNodes, fence_of
+from tests.queue.lease_nodes import EVENT, NAMES, TTL, LeaseNodes, fence_of
 from tests.support import eventually, without_guard
 
 A, B, C = NAMES
 TAKEOVERS = 50
-
-
-@pytest.fixture(scope="module")
-def running_nodes() -> Iterator[LeaseNodes]:
-    stack = Stack(session_name("test-lease"), specs=SPECS)
-    try:
-        stack.up()
-        yield LeaseNodes(stack)
-    finally:
-        stack.remove()
-
-
-@pytest.fixture
-async def nodes(running_nodes: LeaseNodes) -> AsyncIterator[LeaseNodes]:
-    yield running_nodes
-    await running_nodes.mend()
 
 
 async def held(leases: Leases) -> int:
