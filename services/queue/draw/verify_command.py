@@ -5,7 +5,7 @@ import json
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--draw", type=Path, help="file: the answer of …/queue/draw")
     source.add_argument("--entrants", type=Path, help="file: one line `account lane` for each entrant")
     parser.add_argument("--user", type=int, help="tell this account's place, too")
-    parser.add_argument("--receipt", type=Path, help="file: verify this receipt, too")
+    receipts = "files: verify these receipts, too"
+    parser.add_argument("--receipt", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help=receipts)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,9 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         draw = _draw(arguments)
         problems = draw.problems()
-        if arguments.receipt:
-            problems += draw.receipt_problems(arguments.receipt.read_text().strip())
-        places = [_place(draw, user_id) for user_id in _users(arguments)]
+        receipts = [file.read_text().strip() for file in arguments.receipt]
+        problems += [problem for receipt in receipts for problem in draw.receipt_problems(receipt)]
+        places = [_place(draw, user_id) for user_id in _users(arguments.user, receipts)]
     except (Unusable, OSError, ValueError) as error:
         _say(f"FAILED  {error}")
         return _WRONG
@@ -41,18 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
         _say(f"FAILED  {problem}")
     if not problems:
         _say(f"OK      the draw of event {draw.told.get('event_id')} is as promised: {len(draw.lines)} people")
-        if arguments.receipt:
-            _say("OK      the receipt is signed by the house, and was kept")
+        if receipts:
+            _say(f"OK      signed by the house, and kept: {len(receipts)} receipts")
     for place in places:
         _say(place)
     return _WRONG if problems else _GOOD
 
 
-def _users(arguments: argparse.Namespace) -> list[int]:
-    users = [arguments.user] if arguments.user is not None else []
-    if arguments.receipt:
-        users.append(receipt_user(arguments.receipt.read_text().strip()))
-    return list(dict.fromkeys(users))
+def _users(asked: int | None, receipts: Sequence[str]) -> list[int]:
+    users = [] if asked is None else [asked]
+    return list(dict.fromkeys([*users, *map(receipt_user, receipts)]))
 
 
 def _place(draw: Draw, user_id: int) -> str:
