@@ -18,7 +18,7 @@ from services.queue.draw.log import DrawLog
 from services.queue.draw.outcome import Seeds
 from services.queue.draw.store import DrawStore
 from services.queue.line.domain import Sale
-from services.queue.line.store import line_key
+from services.queue.line.keys import line_key
 
 EVENT = 7
 SECRET = b"a secret of the house, 32 bytes!"

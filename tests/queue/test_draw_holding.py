@@ -13,7 +13,7 @@ from services.common.eventlog import EventLogUnavailable
 from services.common.eventlog.topics import QUEUE_DRAWS
 from services.queue.draw.entrants import Entrants, ascending
 from services.queue.draw.outcome import LineLost
-from services.queue.line.store import line_key
+from services.queue.line.keys import line_key
 from tests.queue.draws import (
     EVENT,
     JOINED_US,

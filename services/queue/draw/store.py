@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 from services.common.lua import Args, Script
 from services.queue.draw.entrants import PART, Entrants, ascending
 from services.queue.draw.outcome import Closed, DrawState, DrawView, LineLost, Outcome
-from services.queue.line.replies import from_ms
-from services.queue.line.store import line_key, to_ms
+from services.queue.line.keys import line_key, line_keys
+from services.queue.line.times import from_ms, to_ms
 
 _LUA: Final = Path(__file__).with_name("lua")
 _CLOSE: Final = Script.load(_LUA / "close.lua")
@@ -40,7 +40,7 @@ class DrawStore:
 
     async def close(self, event_id: int, open_time: datetime) -> Closed | None:
         """Closes the list, or finds it closed; None while it must stay open. Atomic."""
-        answer = await _CLOSE.call(self._redis, _keys(_CLOSE, event_id), {"open_ms": to_ms(open_time)})
+        answer = await _CLOSE.call(self._redis, line_keys(_CLOSE, event_id), {"open_ms": to_ms(open_time)})
         if not answer[0]:
             return None
         _, closed_ms, entrant_count, held = answer
@@ -87,13 +87,13 @@ class DrawStore:
             "seed": outcome.seed,
             "held": int(held),
         }
-        if not await _DECIDE.call(self._redis, _keys(_DECIDE, event_id), args):
+        if not await _DECIDE.call(self._redis, line_keys(_DECIDE, event_id), args):
             raise LineLost("another outcome stands in Redis")
 
     async def enter(self, event_id: int, key: bytes, users: Sequence[int], scores: Sequence[int]) -> int:
         """Gives people who take part their places; answers how many of them do. Raises LineLost. Safe to repeat."""
         args: Args = {"key": key, "pairs": list(chain.from_iterable(zip(users, scores, strict=True)))}
-        done, *rest = await _ENTER.call(self._redis, _keys(_ENTER, event_id), args)
+        done, *rest = await _ENTER.call(self._redis, line_keys(_ENTER, event_id), args)
         if done:
             return int(rest[0])
         if rest[0] == b"HELD":  # by another holder: everyone has a place
@@ -126,7 +126,7 @@ class DrawStore:
 
     async def hold(self, event_id: int, key: bytes) -> None:
         """Opens the line: from now on people are called. Raises LineLost. Safe to repeat."""
-        if not await _HOLD.call(self._redis, _keys(_HOLD, event_id), {"key": key}):
+        if not await _HOLD.call(self._redis, line_keys(_HOLD, event_id), {"key": key}):
             raise LineLost("the line was lost while its draw was held")
 
     async def look(self, event_id: int, commitment: bytes) -> DrawView:
@@ -180,7 +180,3 @@ def _outcome(known: dict[bytes, bytes]) -> Outcome:
         seed=known[b"seed"],
         key=known[b"key"],
     )
-
-
-def _keys(script: Script, event_id: int) -> dict[str, bytes]:
-    return {name: line_key(event_id, name) for name in script.header.keys}
