@@ -1,29 +1,30 @@
 """QueueService: unpacks requests, calls the waiting room, packs answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import timedelta
-from itertools import repeat
 from typing import Any, Final
 
 from boxoffice.queue.v1 import queue_service_pb2 as pb
 from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
+from google.rpc import status_pb2
 from grpc.aio import ServicerContext
 
 from services.common import errors
 from services.common.caller import call_var, current_caller
-from services.common.errors import InvalidArgument
+from services.common.errors import BoxofficeError, InvalidArgument
 from services.common.interceptors import report
 from services.common.validation import check_required
 from services.queue import packing
 from services.queue.digest.feed import DigestFeed
 from services.queue.door import Door, Knock
 from services.queue.draw.desk import DrawDesk
-from services.queue.line.domain import Mode
-from services.queue.waiting_room import WaitingRoom
+from services.queue.line.domain import Mode, Refusal
+from services.queue.waiting_room import JoinOutcome, JoinWish, WaitingRoom
 
 _LARGEST_BATCH: Final = 256
+_MOST_PASSES: Final = 1_000
 _MODES: Final[dict[int, Mode]] = {number: mode for mode, number in packing.MODES.items()}
 
 
@@ -41,34 +42,44 @@ class QueueApi(rpc.QueueServiceServicer):
 
     async def JoinQueue(self, request: pb.JoinQueueRequest, context: Context) -> pb.JoinQueueResponse:
         user_id, call = current_caller().user_id, call_var.get()
-        (verdict,) = await self._door.judge([self._knock(request, user_id, call.client_address if call else "")])
-        if verdict.refusal:
-            raise verdict.refusal
-        response = await self._join(request, user_id)
-        if response.already_joined:
-            await self._door.found([verdict])
-        return response
+        (answer,) = await self._join_many([(request, user_id, call.client_address if call else "")])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def BatchJoinQueue(self, request: pb.BatchJoinQueueRequest, context: Context) -> pb.BatchJoinQueueResponse:
         _check_size(request.items)
-        knocks = [self._knock(item.request, item.user_id, item.client_address) for item in request.items]
-        verdicts = await self._door.judge(knocks)
-        answers = await _each(self._join, request.items, [verdict.refusal for verdict in verdicts])
+        answers = await self._join_many([(item.request, item.user_id, item.client_address) for item in request.items])
+        return pb.BatchJoinQueueResponse(
+            results=[
+                pb.BatchJoinQueueResult(error=_refused(answer, "BatchJoinQueueItem"))
+                if isinstance(answer, Exception)
+                else pb.BatchJoinQueueResult(response=answer)
+                for answer in answers
+            ]
+        )
+
+    async def _join_many(
+        self, asked: Sequence[tuple[pb.JoinQueueRequest, int, str]]
+    ) -> list[pb.JoinQueueResponse | Exception]:
+        """Joins of accounts at addresses, in order. Not a task for each: ten thousand a second come this way."""
+        wishes = [self._wish(request, user_id) for request, user_id, _ in asked]
+        verdicts = await self._door.judge(
+            [_knock(*ask, has_proof=_has_proof(wish)) for ask, wish in zip(asked, wishes, strict=True)]
+        )
+        judged = [verdict.refusal or wish for verdict, wish in zip(verdicts, wishes, strict=True)]
+        outcomes = iter(await self._room.join_many([each for each in judged if not isinstance(each, Exception)]))
+        answers = [each if isinstance(each, Exception) else _joined(each, next(outcomes)) for each in judged]
         pairs = zip(verdicts, answers, strict=True)
         await self._door.found(verdict for verdict, answer in pairs if _found(answer))
-        return pb.BatchJoinQueueResponse(results=[pb.BatchJoinQueueResult(**answer) for answer in answers])
+        return answers
 
-    def _knock(self, request: pb.JoinQueueRequest, user_id: int, client_address: str) -> Knock:
-        has_proof = self._room.is_proven(request.event_id, user_id, request.signed_place)
-        return Knock(request.event_id, user_id, client_address, request.challenge_response, has_proof)
-
-    async def _join(self, request: pb.JoinQueueRequest, user_id: int) -> pb.JoinQueueResponse:
-        outcome = await self._room.join(request.event_id, user_id, request.signed_place)
-        return pb.JoinQueueResponse(
-            place=packing.place(request.event_id, outcome.place),
-            signed_place=outcome.signed_place,
-            already_joined=outcome.already_joined,
-        )
+    def _wish(self, request: pb.JoinQueueRequest, user_id: int) -> JoinWish | Exception:
+        try:
+            check_required(request)
+            return self._room.wish(request.event_id, user_id, request.signed_place, request.lane_pass)
+        except (BoxofficeError, Refusal) as refusal:
+            return refusal
 
     async def GetPlace(self, request: pb.GetPlaceRequest, context: Context) -> pb.GetPlaceResponse:
         return await self._place(request, current_caller().user_id)
@@ -114,6 +125,16 @@ class QueueApi(rpc.QueueServiceServicer):
     async def ListEntrants(self, request: pb.ListEntrantsRequest, context: Context) -> pb.ListEntrantsResponse:
         return await self._draws.entrants(request.event_id, request.page_size, request.page_token)
 
+    async def IssueLanePasses(self, request: pb.IssueLanePassesRequest, context: Context) -> pb.IssueLanePassesResponse:
+        if len(request.user_ids) > _MOST_PASSES:
+            raise InvalidArgument("user_ids", f"1 to {_MOST_PASSES} accounts")
+        operator = current_caller().user_id
+        passes = await self._room.issue_passes(request.event_id, operator, request.lane, request.user_ids)
+        pairs = zip(request.user_ids, passes, strict=True)
+        return pb.IssueLanePassesResponse(
+            passes=[pb.LanePass(user_id=user_id, lane_pass=lane_pass) for user_id, lane_pass in pairs]
+        )
+
     async def GetQueuePolicy(self, request: pb.GetQueuePolicyRequest, context: Context) -> pb.GetQueuePolicyResponse:
         return pb.GetQueuePolicyResponse(policy=packing.policy(await self._room.policy(request.event_id)))
 
@@ -129,31 +150,45 @@ def _check_size(items: Sequence[Any]) -> None:
         raise InvalidArgument("items", f"1 to {_LARGEST_BATCH} items")
 
 
-def _found(answer: Mapping[str, Any]) -> bool:
+def _knock(request: pb.JoinQueueRequest, user_id: int, client_address: str, *, has_proof: bool) -> Knock:
+    return Knock(request.event_id, user_id, client_address, request.challenge_response, has_proof)
+
+
+def _has_proof(wish: JoinWish | Exception) -> bool:
+    return isinstance(wish, JoinWish) and wish.proof is not None
+
+
+def _joined(wish: JoinWish, outcome: JoinOutcome | Exception) -> pb.JoinQueueResponse | Exception:
+    if isinstance(outcome, Exception):
+        return outcome
+    place = packing.place(wish.event_id, outcome.place)
+    return pb.JoinQueueResponse(place=place, signed_place=outcome.signed_place, already_joined=outcome.already_joined)
+
+
+def _found(answer: pb.JoinQueueResponse | Exception) -> bool:
     """Whether a join found its place standing."""
-    return "response" in answer and bool(answer["response"].already_joined)
+    return not isinstance(answer, Exception) and answer.already_joined
 
 
-async def _each(
-    answer: Callable[[Any, int], Awaitable[Any]],
-    items: Sequence[Any],
-    refusals: Iterable[Exception | None] = repeat(None),
-) -> list[dict[str, Any]]:
+def _refused(refusal: Exception, where: str) -> status_pb2.Status:
+    """What the caller of one item of a batch is told."""
+    problem = errors.describe(refusal)
+    report(refusal, problem, where)
+    return errors.status_of(problem)
+
+
+async def _each(answer: Callable[[Any, int], Awaitable[Any]], items: Sequence[Any]) -> list[dict[str, Any]]:
     """The results of a batch, as fields of their messages. What the items ask of Redis travels in one pipeline."""
     _check_size(items)
 
-    async def one(item: Any, refused: Exception | None) -> dict[str, Any]:
+    async def one(item: Any) -> dict[str, Any]:
         try:
-            if refused is not None:
-                raise refused  # noqa: TRY301 - told as every other refusal
             check_required(item.request)
             return {"response": await answer(item.request, item.user_id)}
         except Exception as refusal:  # noqa: BLE001 - whatever it is, it concerns one item
-            problem = errors.describe(refusal)
-            report(refusal, problem, type(item).__name__)
-            return {"error": errors.status_of(problem)}
+            return {"error": _refused(refusal, type(item).__name__)}
 
-    return await asyncio.gather(*map(one, items, refusals))
+    return await asyncio.gather(*map(one, items))
 
 
 def _changes(request: pb.UpdateQueuePolicyRequest) -> dict[str, Any]:
@@ -169,6 +204,8 @@ def _changes(request: pb.UpdateQueuePolicyRequest) -> dict[str, Any]:
         changes["claim_window"] = timedelta(seconds=request.claim_window_seconds)
     if request.HasField("admission_seconds"):
         changes["admission"] = timedelta(seconds=request.admission_seconds)
+    if request.HasField("lanes"):
+        changes["lanes"] = packing.lanes(request.lanes.lanes)
     return changes
 
 

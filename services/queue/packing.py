@@ -2,16 +2,16 @@
 
 import math
 import random
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
 from boxoffice.queue.v1 import queue_events_pb2 as events_pb
 from boxoffice.queue.v1 import queue_service_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.queue.line.domain import Mode, Place, PlaceState, Policy, SaleState, poll_after
-from services.queue.line.transitions import Call
+from services.queue.line.domain import GENERAL, Lane, Mode, Place, PlaceState, Policy, SaleState, poll_after
+from services.queue.line.transitions import Fact, FactKind
 
 _STATES: Final = {state: pb.Place.State.Value(f"STATE_{state.name}") for state in PlaceState}
 SALE_STATES: Final = {state: pb.SaleState.Value(f"SALE_STATE_{state.name}") for state in SaleState}
@@ -37,23 +37,30 @@ def place(event_id: int, told: Place) -> pb.Place:
         position=told.position,
         ahead=told.ahead,
         total_waiting=told.total_waiting,
-        eta_p50_seconds=_whole_seconds(told.eta_p50),
-        eta_p90_seconds=_whole_seconds(told.eta_p90),
+        eta_p10_seconds=math.floor(told.outlook.p10),
+        eta_p50_seconds=math.ceil(told.outlook.p50),
+        eta_p90_seconds=math.ceil(told.outlook.p90),
         seats_left=told.seats_left,
         sale_state=SALE_STATES[told.sale_state],
         poll_after_ms=poll_after(told, jitter) // timedelta(milliseconds=1),
-        join_time=stamp(_join_time(told.score)),
+        join_time=_moment(told.join_us),
         claim_expire_time=stamp(told.until) if told.state is PlaceState.READY else None,
         admission_expire_time=stamp(told.until) if told.state is PlaceState.ADMITTED else None,
+        lane=told.lane.number,
+        lane_name=told.lane.name,
+        score=told.score,
+        in_draw=told.in_draw,
+        odds=told.outlook.odds,
+        call_again_time=stamp(told.call_again),
     )
 
 
-def _whole_seconds(span: timedelta) -> int:
-    return math.ceil(span.total_seconds())
-
-
-def _join_time(score: int) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=score)
+def _moment(micros: int) -> Timestamp | None:
+    """A time in µs as a message, without the detour over datetime; None for 0."""
+    if not micros:
+        return None
+    seconds, rest = divmod(micros, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=rest * 1_000)
 
 
 def policy(rules: Policy) -> pb.QueuePolicy:
@@ -64,21 +71,33 @@ def policy(rules: Policy) -> pb.QueuePolicy:
         inside_cap=rules.inside_cap,
         claim_window_seconds=rules.claim_window // timedelta(seconds=1),
         admission_seconds=rules.admission // timedelta(seconds=1),
+        lanes=[pb.Lane(lane=lane.number, name=lane.name, weight=lane.weight) for lane in rules.lanes],
     )
 
 
-def facts(event_id: int, happened: Sequence[Call]) -> bytes:
+def lanes(messages: Iterable[pb.Lane]) -> tuple[Lane, ...]:
+    """Lanes of a message, by number."""
+    told = (Lane(message.lane, message.name, message.weight) for message in messages)
+    return tuple(sorted(told, key=lambda lane: lane.number))
+
+
+def facts(event_id: int, happened: Sequence[Fact]) -> bytes:
     """Facts of one event as a record of `queue.events`."""
-    return events_pb.QueueEvents(events=[_call(event_id, each) for each in happened]).SerializeToString()
+    return events_pb.QueueEvents(events=[_fact(event_id, each) for each in happened]).SerializeToString()
 
 
-def _call(event_id: int, call: Call) -> events_pb.QueueEvent:
-    return events_pb.QueueEvent(
-        id=call.call_id,
-        time=stamp(call.time),
-        event_id=event_id,
-        place_called=events_pb.PlaceCalled(user_id=call.user_id, claim_expire_time=stamp(call.claim_expire_time)),
-    )
+def _fact(event_id: int, fact: Fact) -> events_pb.QueueEvent:
+    event = events_pb.QueueEvent(id=fact.fact_id, time=stamp(fact.time), event_id=event_id)
+    whose = {"user_id": fact.user_id, "lane": fact.lane, "score": fact.score}
+    match fact.kind:
+        case FactKind.CALLED:
+            called = events_pb.PlaceCalled(**whose, claim_expire_time=stamp(fact.until), calls=fact.calls)
+            event.place_called.CopyFrom(called)
+        case FactKind.ADMITTED:
+            event.place_admitted.CopyFrom(events_pb.PlaceAdmitted(**whose, admission_expire_time=stamp(fact.until)))
+        case FactKind.LEFT:
+            event.place_left.CopyFrom(events_pb.PlaceLeft(**whose))
+    return event
 
 
 def policy_of(message: pb.QueuePolicy) -> Policy:
@@ -89,4 +108,5 @@ def policy_of(message: pb.QueuePolicy) -> Policy:
         inside_cap=message.inside_cap,
         claim_window=timedelta(seconds=message.claim_window_seconds),
         admission=timedelta(seconds=message.admission_seconds),
+        lanes=lanes(message.lanes) or GENERAL,
     )

@@ -3,22 +3,23 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from services.common import metrics
-from services.common.errors import Unavailable
 from services.common.tokens import AdmissionToken, KeyRing
 from services.queue.admission.failures import Failures
 from services.queue.catalog import EventCatalog
 from services.queue.line.domain import (
     EventNotFound,
+    LanesInvalid,
     Line,
+    NotBuilt,
     Place,
-    PlaceInvalid,
     PlaceNotFound,
     PlaceState,
     Policy,
@@ -27,16 +28,34 @@ from services.queue.line.domain import (
     tell,
 )
 from services.queue.line.store import LineStore, to_ms
-from services.queue.line.transitions import Admission, JoinCommand
+from services.queue.line.transitions import Admission, JoinCommand, Joined, Proof
+from services.queue.proofs.lane_pass import LanePass
 from services.queue.proofs.place import SignedPlace
 from services.queue.watch import PlaceWatch
+
+T = TypeVar("T")
 
 # Every change of a policy; operators answer for what they did in the middle of a sale.
 _audit = logging.getLogger("boxoffice.audit")
 
 
-@dataclass(frozen=True, slots=True)
-class JoinOutcome:
+class Rebuilder(Protocol):
+    """Brings lines (back) to life."""
+
+    async def ensure(self, event_id: int) -> None:
+        """Returns when the line is there. Raises what a caller can be told when it cannot be now."""
+
+
+class JoinWish(NamedTuple):
+    """Who wants to join what, and what was verified of it: a signed place, and the lane of a pass."""
+
+    event_id: int
+    user_id: int
+    proof: Proof | None = None
+    lane: int | None = None
+
+
+class JoinOutcome(NamedTuple):
     """A place, the proof of it, and whether it stood before."""
 
     place: Place
@@ -56,44 +75,107 @@ class ClaimOutcome:
 class WaitingRoom:
     """The lines of all events, as people and operators use them."""
 
-    def __init__(self, store: LineStore, catalog: EventCatalog, place_keys: KeyRing, admission_keys: KeyRing) -> None:
+    def __init__(
+        self,
+        store: LineStore,
+        catalog: EventCatalog,
+        rebuilder: Rebuilder,
+        *,
+        place_keys: KeyRing,
+        admission_keys: KeyRing,
+    ) -> None:
         self._store = store
         self._catalog = catalog
+        self._rebuilder = rebuilder
         self._place_keys = place_keys
         self._admission_keys = admission_keys
         self._failures = Failures("watchers")
         self.watchers = PlaceWatch(self.places)
 
-    async def join(self, event_id: int, user_id: int, signed_place: str) -> JoinOutcome:
-        """Takes, finds or restores a place.
+    def wish(self, event_id: int, user_id: int, signed_place: str = "", lane_pass: str = "") -> JoinWish:
+        """What somebody who joins has shown. Raises PlaceInvalid, LanePassInvalid."""
+        proof = lane = None
+        if signed_place:
+            place = SignedPlace.decode(self._place_keys, signed_place)
+            place.check_bearer(user_id, event_id)
+            proof = Proof(place.score, place.join_us, place.lane)
+        if lane_pass:
+            allowed = LanePass.decode(self._place_keys, lane_pass)
+            allowed.check_bearer(user_id, event_id)
+            lane = allowed.lane
+        return JoinWish(event_id, user_id, proof, lane)
 
-        Raises EventNotFound, SaleClosed, SoldOut, PlaceInvalid, Unavailable (Redis was emptied meanwhile).
+    async def join(self, wish: JoinWish) -> JoinOutcome:
+        """As `join_many`, of one; raises what went wrong."""
+        (outcome,) = await self.join_many([wish])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def join_many(self, wishes: Sequence[JoinWish]) -> list[JoinOutcome | Exception]:
+        """Takes, finds or restores places, in order, each with its own outcome.
+
+        Outcomes that are errors: EventNotFound, SaleClosed, SoldOut, LanePassInvalid (the lane is not in use), Drawing,
+        Unavailable (Redis was emptied meanwhile), or whatever keeps a line from being built.
         """
-        sale = await self._catalog.sale(event_id)
-        restore_score = self._proven_score(event_id, user_id, signed_place)
-        joined = await self._store.join(JoinCommand(event_id, user_id, sale, restore_score))
-        outcome = "found" if not joined.fresh else "restored" if joined.score == restore_score else "joined"
-        metrics.QUEUE_JOINS.labels(outcome).inc()
-        proof = SignedPlace(user_id, event_id, joined.score).encode(self._place_keys)
-        try:
-            place = await self.place(event_id, user_id)
-        except PlaceNotFound:
-            raise Unavailable("the line was lost just now; join again") from None
-        return JoinOutcome(place, proof, already_joined=not joined.fresh)
+        sales = await self._sales({wish.event_id for wish in wishes})
+        joined = await self._join_built(wishes, sales)
+        unbuilt = {wish.event_id for wish, each in zip(wishes, joined, strict=True) if isinstance(each, NotBuilt)}
+        if unbuilt:
+            failures = await self._build(unbuilt)
+            again = [index for index, each in enumerate(joined) if isinstance(each, NotBuilt)]
+            repeated = await self._join_built([wishes[index] for index in again], {**sales, **failures})
+            for index, outcome in zip(again, repeated, strict=True):
+                joined[index] = outcome
+        for name, count in Counter(each.outcome for each in joined if isinstance(each, Joined)).items():
+            metrics.QUEUE_JOINS.labels(name).inc(count)
+        return [self._outcome(wish, sales[wish.event_id], each) for wish, each in zip(wishes, joined, strict=True)]
 
-    def is_proven(self, event_id: int, user_id: int, signed_place: str) -> bool:
-        """Whether this account brings the proof of a place in this line. A forged one is refused when it joins."""
-        try:
-            return self._proven_score(event_id, user_id, signed_place) is not None
-        except PlaceInvalid:
-            return False
+    async def _sales(self, events: Iterable[int]) -> dict[int, Sale | BaseException]:
+        wanted = list(events)
+        answers = await asyncio.gather(*map(self._catalog.sale, wanted), return_exceptions=True)
+        return dict(zip(wanted, answers, strict=True))
 
-    def _proven_score(self, event_id: int, user_id: int, signed_place: str) -> int | None:
-        if not signed_place:
-            return None
-        place = SignedPlace.decode(self._place_keys, signed_place)
-        place.check_bearer(user_id, event_id)
-        return place.score
+    async def _join_built(
+        self, wishes: Sequence[JoinWish], sales: Mapping[int, Sale | BaseException]
+    ) -> list[Joined | Exception]:
+        """Joins of the lines of these sales; those of the others fail as they did."""
+        commands = [
+            JoinCommand(wish.event_id, wish.user_id, sale, wish.proof, wish.lane)
+            for wish in wishes
+            if isinstance(sale := sales[wish.event_id], Sale)
+        ]
+        joined = iter(await self._store.join_many(commands) if commands else ())
+        answers = (sales[wish.event_id] for wish in wishes)
+        return [next(joined) if isinstance(answer, Sale) else _failure(answer) for answer in answers]
+
+    async def _build(self, events: Iterable[int]) -> dict[int, BaseException]:
+        """Has lines built; answers why some cannot be, by event."""
+        wanted = list(events)
+        answers = await asyncio.gather(*map(self._rebuilder.ensure, wanted), return_exceptions=True)
+        failures = {each: answer for each, answer in zip(wanted, answers, strict=True) if answer is not None}
+        # What was announced lately may have been lost with the line.
+        await asyncio.gather(*(self._store.activate(event_id) for event_id in wanted if event_id not in failures))
+        return failures
+
+    async def _when_built(self, event_id: int, step: Callable[[], Awaitable[T]]) -> T:
+        """Does it, after the line was built if it is not there."""
+        try:
+            return await step()
+        except NotBuilt:
+            for failure in (await self._build([event_id])).values():
+                raise failure from None
+            return await step()
+
+    def _outcome(
+        self, wish: JoinWish, sale: Sale | BaseException, joined: Joined | Exception
+    ) -> JoinOutcome | Exception:
+        if isinstance(joined, Exception) or not isinstance(sale, Sale):
+            return joined if isinstance(joined, Exception) else _failure(sale)
+        standing = joined.standing
+        join_us = standing.join_us or (wish.proof.join_us if wish.proof else 0)
+        proof = SignedPlace(wish.user_id, wish.event_id, standing.lane, join_us, standing.score)
+        return JoinOutcome(tell(standing, joined.line, sale), proof.encode(self._place_keys), not joined.fresh)
 
     async def _keep_going(self, event_id: int, line: Line, standings: Iterable[Standing | None], sale: Sale) -> None:
         """Has the line ticked while somebody waits and looks.
@@ -105,9 +187,9 @@ class WaitingRoom:
             await self._store.announce(event_id)
 
     async def place(self, event_id: int, user_id: int) -> Place:
-        """One person's place now. Raises EventNotFound, PlaceNotFound."""
+        """One person's place now. Raises EventNotFound, PlaceNotFound, and what keeps the line from being built."""
         sale = await self._catalog.sale(event_id)
-        line, standing = await self._store.read(event_id, user_id)
+        line, standing = await self._when_built(event_id, lambda: self._store.read(event_id, user_id))
         if standing is None:
             raise PlaceNotFound
         await self._keep_going(event_id, line, [standing], sale)
@@ -118,9 +200,7 @@ class WaitingRoom:
 
         An event that cannot be told about now is absent.
         """
-        answers = dict(
-            zip(wanted, await asyncio.gather(*map(self._catalog.sale, wanted), return_exceptions=True), strict=True)
-        )
+        answers = await self._sales(wanted)
         sales = {event_id: answer for event_id, answer in answers.items() if isinstance(answer, Sale)}
         told: dict[int, dict[int, Place | None]] = {
             event_id: dict.fromkeys(wanted[event_id])
@@ -128,6 +208,10 @@ class WaitingRoom:
             if isinstance(answer, EventNotFound)
         }
         readings = await self._store.read_many({event_id: wanted[event_id] for event_id in sales})
+        unbuilt = [event_id for event_id, reading in readings.items() if isinstance(reading, NotBuilt)]
+        if unbuilt:
+            await self._build(unbuilt)
+            readings |= await self._store.read_many({event_id: wanted[event_id] for event_id in unbuilt})
         for event_id, (line, standings) in self._failures.without(readings).items():
             sale = sales[event_id]
             await self._keep_going(event_id, line, standings.values(), sale)
@@ -144,7 +228,8 @@ class WaitingRoom:
 
     async def claim(self, event_id: int, user_id: int) -> ClaimOutcome:
         """Turns a call into an admission, or finds it. Raises PlaceNotFound, PlaceNotReady."""
-        admission = await self._store.claim(event_id, user_id)
+        await self._catalog.sale(event_id)
+        admission = await self._when_built(event_id, lambda: self._store.claim(event_id, user_id))
         if admission.fresh:
             metrics.QUEUE_CLAIMED.inc()
         token = AdmissionToken(user_id, event_id, to_ms(admission.until), _token_id(event_id, user_id, admission))
@@ -152,8 +237,9 @@ class WaitingRoom:
         return ClaimOutcome(place, token.encode(self._admission_keys), admission.until)
 
     async def leave(self, event_id: int, user_id: int) -> None:
-        """Gives the place up; nothing happens where there is none."""
-        if await self._store.leave(event_id, user_id):
+        """Gives the place up; nothing happens where there is none. Raises EventNotFound."""
+        await self._catalog.sale(event_id)
+        if await self._when_built(event_id, lambda: self._store.leave(event_id, user_id)):
             metrics.QUEUE_ENDED.labels("left").inc()
 
     async def policy(self, event_id: int) -> Policy:
@@ -172,6 +258,22 @@ class WaitingRoom:
         _audit.info("queue policy changed", extra={"fields": fields})
         return after
 
+    async def issue_passes(self, event_id: int, operator_id: int, lane: int, users: Sequence[int]) -> list[str]:
+        """Passes for a priority lane, in the order of `users`. Raises EventNotFound, LanesInvalid."""
+        in_use = {each.number for each in (await self.policy(event_id)).lanes}
+        if lane == 0 or lane not in in_use:
+            raise LanesInvalid("there is no such priority lane")
+        fields = {"event_id": event_id, "user_id": operator_id, "lane": lane, "passes": len(users)}
+        _audit.info("lane passes issued", extra={"fields": fields})
+        return [LanePass(user_id, event_id, lane).encode(self._place_keys) for user_id in users]
+
+
+def _failure(answer: object) -> Exception:
+    """What went wrong, for one of many: a cancellation is everybody's."""
+    if isinstance(answer, Exception):
+        return answer
+    raise answer if isinstance(answer, BaseException) else TypeError(answer)
+
 
 def _told(policy: Policy) -> dict[str, object]:
     return {
@@ -180,6 +282,7 @@ def _told(policy: Policy) -> dict[str, object]:
         "inside_cap": policy.inside_cap,
         "claim_window_seconds": policy.claim_window.total_seconds(),
         "admission_seconds": policy.admission.total_seconds(),
+        "lanes": {lane.number: [lane.name, lane.weight] for lane in policy.lanes},
     }
 
 

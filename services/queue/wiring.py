@@ -35,6 +35,9 @@ from services.queue.draw.outcome import Seeds
 from services.queue.draw.store import DrawStore
 from services.queue.line.store import LineStore
 from services.queue.proofs.receipt import ReceiptKeys
+from services.queue.restore.book import LineBook
+from services.queue.restore.rebuild import Rebuilder
+from services.queue.restore.store import RestoreStore
 from services.queue.settings import QueueSettings
 from services.queue.waiting_room import WaitingRoom
 from services.queue.worker import GROUP, TOPICS, every, listen
@@ -49,7 +52,8 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     log = await lifecycle.enter(open_event_log(settings.eventlog_url))
     inventory = await lifecycle.enter(connect(settings.inventory_target))
     auth = await lifecycle.enter(connect(settings.auth_target))
-    store = LineStore(redis, settings.default_policy())
+    grace, limit = settings.queue_restore_grace, settings.queue_restore_limit
+    store = LineStore(redis, settings.default_policy(), restore_grace=grace, restore_limit=limit)
     catalog = EventCatalog(inventory_rpc.EventServiceStub(inventory))
     writer = await lifecycle.enter(log.writer())
     publisher = FactPublisher(store, writer)
@@ -57,9 +61,12 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     book = DrawBook(draw_store, draws, seeds)
     holder = DrawHolder(draw_store, draws, seeds)
     lifecycle.defer(holder.close)
+    rebuilder = Rebuilder(RestoreStore(redis), LineBook(log, writer), book, grace=grace, limit=limit)
+    lifecycle.defer(rebuilder.aclose)
     room = WaitingRoom(
         store,
         catalog,
+        rebuilder,
         place_keys=KeyRing.parse(settings.place_keys.get_secret_value()),
         admission_keys=KeyRing.parse(settings.admission_keys.get_secret_value()),
     )

@@ -9,11 +9,12 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
+from services.queue.line import joining
 from services.queue.line import store as store_module
-from services.queue.line.domain import Mode, PlaceState, Policy, Sale
+from services.queue.line.domain import Mode, NotBuilt, PlaceState, Policy, Sale
 from services.queue.line.replies import Reading
 from services.queue.line.store import LineStore, line_key
-from services.queue.line.transitions import JoinCommand, Joined, Tick
+from services.queue.line.transitions import FactKind, JoinCommand, Joined, Proof, Tick
 from tests import support
 
 EVENT = 7
@@ -21,13 +22,42 @@ OPEN_SALE = Sale(open_time=datetime(2020, 1, 1, tzinfo=UTC), close_time=datetime
 POLICY = Policy(Mode.OPEN, 10_000.0, 1_000_000, timedelta(minutes=1), timedelta(minutes=2))
 
 
+class SelfBuilding(LineStore):
+    """A store that builds a line which is not there when somebody joins, as a waiting room has it built."""
+
+    async def join_many(self, commands: Sequence[JoinCommand]) -> list[Joined | Exception]:
+        joined = await super().join_many(commands)
+        unbuilt = {each.event_id for each, answer in zip(commands, joined, strict=True) if isinstance(answer, NotBuilt)}
+        for event_id in unbuilt:
+            await build(self._redis, event_id)
+        return await super().join_many(commands) if unbuilt else joined
+
+
 def store_of(redis: Redis, **changes: Any) -> LineStore:
     """A store as another process would have it, with changes to an open policy without narrow bounds."""
-    return LineStore(redis, replace(POLICY, **changes))
+    return SelfBuilding(redis, replace(POLICY, **changes))
 
 
-async def join(store: LineStore, user_id: int, *, sale: Sale = OPEN_SALE, restore: int | None = None) -> Joined:
-    return await store.join(JoinCommand(EVENT, user_id, sale, restore))
+async def build(redis: Redis, event_id: int = EVENT) -> None:
+    """Has a new line there, of which the draw was held long ago."""
+    await LineStore(redis, POLICY).build(event_id, restoring=False)
+    held: dict[Any, Any] = {"closed_ms": 1, "held_ms": 1, "entrant_count": 0}
+    await cast("Any", redis.hset(line_key(event_id, "draw"), mapping=held))
+
+
+async def join(
+    store: LineStore,
+    user_id: int,
+    *,
+    sale: Sale = OPEN_SALE,
+    restore: int | None = None,
+    proof: Proof | None = None,
+    lane: int | None = None,
+) -> Joined:
+    """Joins; `restore` is the score, and time of joining, of a verified place in lane 0."""
+    if restore is not None:
+        proof = Proof(restore, restore)
+    return await store.join(JoinCommand(EVENT, user_id, sale, proof, lane))
 
 
 async def join_all(store: LineStore, users: Iterable[int]) -> None:
@@ -56,26 +86,30 @@ async def state(store: LineStore, user_id: int) -> PlaceState | None:
 
 async def called(store: LineStore) -> list[int]:
     """Everyone who was called and not yet told, in order."""
-    return [call.user_id for call in await store.unpublished(EVENT, 1_000_000)]
+    facts = await store.unpublished(EVENT, 1_000_000)
+    return [fact.user_id for fact in facts if fact.kind is FactKind.CALLED]
 
 
 async def run_out(redis: Redis, user_id: int) -> None:
     """Lets the claim window or admission of someone end now."""
     places = line_key(EVENT, "places")
     record = cast("bytes", await cast("Any", redis.hget(places, str(user_id))))
-    letter, score, _, since = record.decode().split(":")
-    await cast("Any", redis.hset(places, str(user_id), f"{letter}:{score}:1:{since}"))
-    for name in ("ready", "admitted"):
+    letter, score, _, since, calls = record.decode().split(":")
+    await cast("Any", redis.hset(places, str(user_id), f"{letter}:{score}:1:{since}:{calls}"))
+    for name in ("ready", "admitted", "missed"):
         await redis.zadd(line_key(EVENT, name), {str(user_id): 1}, xx=True)
 
 
 async def pass_time(redis: Redis, seconds: float) -> None:
     """Lets the bucket of the rate believe that so much time has passed since the last tick."""
     line = line_key(EVENT, "line")
-    ticked_us = int(cast("bytes", await cast("Any", redis.hget(line, "ticked_us"))))
-    await cast("Any", redis.hset(line, "ticked_us", ticked_us - round(seconds * 1_000_000)))
+    for field in ("ticked_us", "observed_us"):
+        moment = int(cast("bytes", await cast("Any", redis.hget(line, field))))
+        await cast("Any", redis.hset(line, field, moment - round(seconds * 1_000_000)))
 
 
 def without_guard(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, guard: str, instead: str = "") -> None:
     """Has the store run a variant of a script that lacks a guard: the control of a race test."""
-    support.without_guard(monkeypatch, folder, store_module, f"_{name.upper()}", guard, instead)
+    attribute = f"_{name.upper()}"
+    module = joining if hasattr(joining, attribute) else store_module
+    support.without_guard(monkeypatch, folder, module, attribute, guard, instead)

@@ -4,7 +4,7 @@ import enum
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 # With jitter of a fifth either way: one to one and a half seconds at the front, never more than ten at the back.
 _POLL_FRONT: Final = timedelta(seconds=1.25)
@@ -18,7 +18,10 @@ _Z90: Final = 1.2816
 # How far the rate of the next minutes may fall below the observed one; to be fitted when the accuracy is measured.
 _RATE_SLACK: Final = 1.3
 _SLOWEST_RATE: Final = 0.001
-_LONGEST_ETA: Final = timedelta(days=1)
+_LONGEST_SECONDS: Final = 86_400.0
+
+_LANES: Final = 4
+_LONGEST_NAME: Final = 40
 
 
 class PlaceState(enum.Enum):
@@ -41,6 +44,8 @@ class SaleState(enum.Enum):
     """How a sale goes, as seen from the line."""
 
     SCHEDULED = enum.auto()
+    DRAWING = enum.auto()
+    RESTORING = enum.auto()
     OPEN = enum.auto()
     HELD = enum.auto()
     SOLD_OUT = enum.auto()
@@ -106,6 +111,30 @@ class PlaceInvalid(Refusal):
     reason, text = "PLACE_INVALID", "the signed place is not one of ours"
 
 
+class LanePassInvalid(Refusal):
+    """A lane pass that is forged, of another account or event, or of a lane that is not in use."""
+
+    reason, text = "LANE_PASS_INVALID", "this pass does not open the lane"
+
+
+class Drawing(Refusal):
+    """The list of the draw is closed, and not everyone has a place yet: a matter of seconds."""
+
+    reason, text = "UNAVAILABLE", "the draw is being held; try again"
+
+
+class NotBuilt(Refusal):
+    """The line is not in Redis: nobody has joined yet, or it was lost. It is to be built, and then asked again."""
+
+    reason, text = "UNAVAILABLE", "the line is being built; try again"
+
+
+class Fenced(Refusal):
+    """Another loop ticks the line."""
+
+    reason, text = "UNAVAILABLE", "another process ticks this line"
+
+
 class PolicyOutOfRange(Exception):
     """A rule of the line has a value that it cannot have."""
 
@@ -116,10 +145,36 @@ class PolicyOutOfRange(Exception):
         self.metadata = {"field": field}
 
 
+class LanesInvalid(Exception):
+    """Lanes that cannot be set, or of which one that would go still has people."""
+
+    reason = "INVALID_ARGUMENT"
+
+    def __init__(self, text: str = "a lane that still has people cannot go") -> None:
+        super().__init__(text)
+        self.metadata = {"field": "lanes"}
+
+
 # What a script can answer instead of doing its work.
-REFUSALS: Final[dict[str, type[Refusal]]] = {
-    error.reason: error for error in (SaleClosed, SoldOut, PlaceNotFound, PlaceNotReady)
+REFUSALS: Final[dict[str, type[Exception]]] = {
+    **{error.reason: error for error in (SaleClosed, SoldOut, PlaceNotFound, PlaceNotReady)},
+    "NOT_BUILT": NotBuilt,
+    "DRAWING": Drawing,
+    "FENCED": Fenced,
+    "LANE_IN_USE": LanesInvalid,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A lane: what it is called, and how many are called from it, relative to the others that have people."""
+
+    number: int
+    name: str
+    weight: int
+
+
+GENERAL: Final = (Lane(0, "general", 1),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +186,7 @@ class Policy:
     inside_cap: int
     claim_window: timedelta
     admission: timedelta
+    lanes: tuple[Lane, ...] = GENERAL
 
     def __post_init__(self) -> None:
         _within("rate_per_second", self.rate_per_second, 0.1, 10_000)
@@ -138,6 +194,16 @@ class Policy:
         _within("claim_window_seconds", self.claim_window.total_seconds(), 10, 3_600)
         # Ten minutes is the longest life of an admission token.
         _within("admission_seconds", self.admission.total_seconds(), 30, 600)
+        self._check_lanes()
+
+    def _check_lanes(self) -> None:
+        numbers = [lane.number for lane in self.lanes]
+        if 0 not in numbers or len(set(numbers)) != len(numbers) or not set(numbers) <= set(range(_LANES)):
+            raise LanesInvalid("lanes are numbered 0 to 3, each once, 0 among them")
+        for lane in self.lanes:
+            _within("lanes", lane.weight, 1, 1_000)
+            if not 1 <= len(lane.name) <= _LONGEST_NAME:
+                raise LanesInvalid(f"the name of a lane has 1 to {_LONGEST_NAME} characters")
 
 
 def _within(field: str, value: float, low: float, high: float) -> None:
@@ -153,18 +219,63 @@ class Sale:
     close_time: datetime
 
 
+class Outlook(NamedTuple):
+    """Seconds until a place is called: one in ten is by the first, half are by the second, nine by the third."""
+
+    p10: float
+    p50: float
+    p90: float
+    # The chance that seats are left then; None where it is not known.
+    odds: float | None = None
+
+
+NO_WAIT: Final = Outlook(0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line at one instant, `now` on Redis' clock."""
 
     now: datetime
-    waiting: int
+    # People in each of the four lanes.
+    waiting: tuple[int, ...]
     mode: Mode
     # People called per second while people waited, weighted over the last minute; at first what the policy allows.
     rate_per_second: float
     sold_out: bool
     # None until the sale reported once.
     seats_left: int | None
+    lanes: tuple[Lane, ...] = GENERAL
+    # Who takes part in the draw, and how many of them have a place already.
+    entrants: int = 0
+    entered: int = 0
+    # Who missed a call and is called again later.
+    missed: int = 0
+    # The list of the draw is closed; the draw is held, and everyone in it has a place.
+    is_closed: bool = True
+    is_held: bool = True
+    # People come back to a line that was lost.
+    is_restoring: bool = False
+    # Which life of the line this is; another one than before: it was lost.
+    incarnation: int = 0
+    # What gave everyone in the draw their place; empty until it is held.
+    draw_key: bytes = b""
+
+    @property
+    def total_waiting(self) -> int:
+        """People in line, in all lanes, or in the draw."""
+        in_draw = 0 if self.is_held else max(0, self.entrants - self.entered)
+        return sum(self.waiting) + self.missed + in_draw
+
+    def lane(self, number: int) -> Lane:
+        """How a lane is run. One that is not in use, but has people, is called from as if it were."""
+        return next((lane for lane in self.lanes if lane.number == number), Lane(number, str(number), 1))
+
+    def calls_until(self, number: int, position: int) -> float:
+        """People who are called, from all lanes, until `position` of this lane is; a lane may run empty before."""
+        turns = position / self.lane(number).weight
+        others = ((count, self.lane(other)) for other, count in enumerate(self.waiting) if count and other != number)
+        return position + sum(min(count, turns * lane.weight) for count, lane in others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +283,26 @@ class Standing:
     """What the line knows about one person."""
 
     state: PlaceState
-    # Time of joining in µs of Redis' clock: the order of the line.
+    # The order of the lane: the time of joining in µs of Redis' clock, or what was drawn; 0 while the draw is not held.
     score: int
-    # People in front; 0 for who no longer waits.
+    # People in front; 0 for who no longer waits, and while the draw is not held.
     ahead: int = 0
     # READY: end of the claim window. ADMITTED: end of the admission.
     until: datetime | None = None
+    lane: int = 0
+    # Time of joining in µs of Redis' clock; 0 where it is not known any more.
+    join_us: int = 0
+    in_draw: bool = False
+    # WAITING after a missed call: called once more then.
+    call_again: datetime | None = None
+    # How often the place was called.
+    calls: int = 0
 
     def at(self, now: datetime) -> PlaceState:
-        """The state at `now`: what has run out is EXPIRED even before a tick of admission has come by."""
-        return PlaceState.EXPIRED if self.until is not None and self.until <= now else self.state
+        """The state at `now`: what has run out is EXPIRED, or waits again, even before a tick has come by."""
+        if self.until is None or now < self.until:
+            return self.state
+        return PlaceState.WAITING if self.state is PlaceState.READY and self.calls == 1 else PlaceState.EXPIRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +313,30 @@ class Place:
     position: int
     ahead: int
     total_waiting: int
-    eta_p50: timedelta
-    eta_p90: timedelta
+    outlook: Outlook
     seats_left: int | None
     sale_state: SaleState
     score: int
     until: datetime | None
+    lane: Lane = GENERAL[0]
+    join_us: int = 0
+    in_draw: bool = False
+    call_again: datetime | None = None
 
     @property
     def news(self) -> tuple[object, ...]:
         """What is worth a message: everything but the forecast, which moves all the time."""
-        return self.state, self.position, self.total_waiting, self.seats_left, self.sale_state, self.until
+        return (
+            self.state,
+            self.position,
+            self.total_waiting,
+            self.seats_left,
+            self.sale_state,
+            self.until,
+            self.lane,
+            self.in_draw,
+            self.call_again,
+        )
 
     @property
     def is_last_word(self) -> bool:
@@ -218,45 +352,59 @@ def sale_state(line: Line, sale: Sale) -> SaleState:
         return SaleState.CLOSED
     if line.now < sale.open_time:
         return SaleState.SCHEDULED
+    if line.is_restoring:
+        return SaleState.RESTORING
+    if not line.is_held:
+        return SaleState.DRAWING
     return SaleState.HELD if line.mode is Mode.HOLD else SaleState.OPEN
 
 
 def tell(standing: Standing, line: Line, sale: Sale) -> Place:
-    """The place of one person at the instant of `line`."""
+    """The place of one person at the instant of `line`. Until the draw is held, nobody learns anything of an order."""
     state, selling = standing.at(line.now), sale_state(line, sale)
-    position = standing.ahead + 1 if state is PlaceState.WAITING else 0
-    opens_in = max(sale.open_time - line.now, timedelta())
-    p50, p90 = (timedelta(), timedelta()) if selling.is_over else eta(position, line.rate_per_second, opens_in)
+    waits = state is PlaceState.WAITING
+    ahead = standing.ahead if waits and line.is_held else 0
     return Place(
         state=state,
-        position=position,
-        ahead=standing.ahead,
-        total_waiting=line.waiting,
-        eta_p50=p50,
-        eta_p90=p90,
+        position=ahead + 1 if waits and line.is_held else 0,
+        ahead=ahead,
+        total_waiting=line.total_waiting,
+        outlook=_outlook(standing, line, sale) if waits and not selling.is_over else NO_WAIT,
         seats_left=line.seats_left,
         sale_state=selling,
         score=standing.score,
         until=standing.until if state in {PlaceState.READY, PlaceState.ADMITTED} else None,
+        lane=line.lane(standing.lane),
+        join_us=standing.join_us,
+        in_draw=standing.in_draw,
+        call_again=standing.call_again if waits else None,
     )
 
 
-def eta(position: int, rate_per_second: float, opens_in: timedelta) -> tuple[timedelta, timedelta]:
-    """Median and 90th percentile of the time until `position` is called; nothing for position 0.
+def _outlook(standing: Standing, line: Line, sale: Sale) -> Outlook:
+    opens_in = max((sale.open_time - line.now).total_seconds(), 0.0)
+    if standing.call_again is not None:
+        again_in = max((standing.call_again - line.now).total_seconds(), 0.0)
+        return Outlook(again_in, again_in, again_in)
+    if not line.is_held:
+        # Any place is as likely as any other.
+        everyone = line.total_waiting
+        tenths = (expect(everyone * share, line.rate_per_second, opens_in) for share in (0.1, 0.5, 0.9))
+        first, half, last = tenths
+        return Outlook(first.p10, half.p50, last.p90)
+    return expect(line.calls_until(standing.lane, standing.ahead + 1), line.rate_per_second, opens_in)
 
-    Calls are taken as a Poisson process of the observed rate, which itself may fall by a quarter: the first makes the
+
+def expect(calls: float, rate_per_second: float, opens_in: float) -> Outlook:
+    """When a place is called that so many calls come before and with.
+
+    Calls are taken as a Poisson process of the observed rate, which itself may move by a quarter: the first makes the
     range wide at the front, the second at the back. An operator's hold cannot be foreseen and is not in it.
     """
-    if position <= 0:
-        return timedelta(), timedelta()
-    rate = max(rate_per_second, _SLOWEST_RATE)
-    likely, unlucky = position / rate, (position * _RATE_SLACK + _Z90 * math.sqrt(position)) / rate
-    p50, p90 = (min(opens_in + _seconds(each), _LONGEST_ETA) for each in (likely, unlucky))
-    return p50, p90
-
-
-def _seconds(value: float) -> timedelta:
-    return timedelta(seconds=min(value, _LONGEST_ETA.total_seconds()))
+    rate, spread = max(rate_per_second, _SLOWEST_RATE), _Z90 * math.sqrt(calls)
+    waits = (max(calls / _RATE_SLACK - spread, 0.0), calls, calls * _RATE_SLACK + spread)
+    p10, p50, p90 = (min(opens_in + wait / rate, _LONGEST_SECONDS) for wait in waits)
+    return Outlook(p10, p50, p90)
 
 
 def poll_after(place: Place, jitter: float) -> timedelta:
@@ -264,7 +412,7 @@ def poll_after(place: Place, jitter: float) -> timedelta:
     if place.state is PlaceState.READY:
         base = _POLL_CALLED
     elif place.state is PlaceState.WAITING and not place.sale_state.is_over:
-        base = min(max(place.eta_p50 * _POLL_SHARE_OF_WAIT, _POLL_FRONT), _POLL_BACK)
+        base = min(max(timedelta(seconds=place.outlook.p50 * _POLL_SHARE_OF_WAIT), _POLL_FRONT), _POLL_BACK)
     else:
         base = _POLL_BACK
     return base * (0.8 + 0.4 * jitter)

@@ -1,42 +1,80 @@
 """What the transitions of a line take and answer: values, standard library only."""
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
-from services.queue.line.domain import Sale
+from services.queue.line.domain import Line, Sale, Standing
 
 # People called, or ended of each kind, in one run of admission: below ten milliseconds of Redis.
 MAX_BATCH: Final = 250
 
 
-@dataclass(frozen=True, slots=True)
-class JoinCommand:
-    """Someone wants a place, or theirs back: `restore_score` is of a signed place that was verified."""
+class Proof(NamedTuple):
+    """A place that a signed place proves, or the draw. Score 0: its owner was in the draw."""
+
+    score: int
+    # Time of joining; 0 where it is not known.
+    join_us: int
+    # None where it is not known.
+    lane: int | None = 0
+
+
+class JoinCommand(NamedTuple):
+    """Someone wants a place, or theirs back; `lane` is that of a verified pass."""
 
     event_id: int
     user_id: int
     sale: Sale
-    restore_score: int | None = None
+    proof: Proof | None = None
+    lane: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A place that stands, and whether this call took it."""
+class Joined(NamedTuple):
+    """A place that stands, how it came to be, and the line of the same instant."""
 
-    score: int
-    fresh: bool
+    outcome: str
+    line: Line
+    standing: Standing
+
+    @property
+    def fresh(self) -> bool:
+        """Whether this call took the place, or took it back."""
+        return self.outcome != "found"
+
+    @property
+    def score(self) -> int:
+        """What orders the lane."""
+        return self.standing.score
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A claimed place: until when, since when, its time of joining, and whether this call claimed it."""
+    """A claimed place: until when, since when, and what ordered its lane."""
 
     until: datetime
     since: datetime
     score: int
-    fresh: bool
+    lane: int
+    # The fact in the outbox, when this call claimed the place; "" at a repeat.
+    fact_id: str
+
+    @property
+    def fresh(self) -> bool:
+        """Whether this call claimed the place."""
+        return bool(self.fact_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """What had run out."""
+
+    expired: int
+    # First calls that were missed, and people who stand in their lane again for the second.
+    missed: int
+    returned: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,33 +82,62 @@ class Tick:
     """What one run of admission did, and how the line is after it."""
 
     called: int
-    expired: int
+    lapsed: Lapsed
+    # In all lanes.
     waiting: int
+    # Who missed a call and is called again later.
+    missed: int
     inside: int
     unpublished: int
     over: bool
+    # The sale is open and the draw is to be held: until then nobody is called.
+    needs_draw: bool
+    # People come back to a line that was lost: until they have, nobody is called.
+    restoring: bool
+    # People can be called now.
+    calling: bool
     # Called out of order or beyond the cap: must be 0. Judged from what the run left behind, not by the run itself.
     jumpers: int
 
     @property
+    def expired(self) -> int:
+        """Places that ended."""
+        return self.lapsed.expired
+
+    @property
     def is_full(self) -> bool:
         """Whether there may be more to do at once."""
-        return self.called >= MAX_BATCH or self.expired >= MAX_BATCH
+        lapsed = self.lapsed
+        return max(self.called, lapsed.expired, lapsed.missed, lapsed.returned) >= MAX_BATCH
 
     @property
     def is_quiet(self) -> bool:
         """Whether no tick has anything to do until somebody joins."""
-        return self.inside == 0 and self.unpublished == 0 and (self.waiting == 0 or self.over)
+        nobody_waits = self.waiting == 0 and self.missed == 0 and not self.needs_draw
+        return self.inside == 0 and self.unpublished == 0 and (nobody_waits or self.over)
+
+
+class FactKind(enum.StrEnum):
+    """What a fact of the line says."""
+
+    CALLED = "called"
+    ADMITTED = "admitted"
+    LEFT = "left"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """The fact that someone was called; `call_id` never changes and is never used again."""
+class Fact:
+    """Someone was called, admitted, or left; `fact_id` never changes and is never used again."""
 
-    call_id: str
+    fact_id: str
+    kind: FactKind
     user_id: int
     time: datetime
-    claim_expire_time: datetime
+    lane: int
+    score: int
+    # CALLED: end of the claim window. ADMITTED: end of the admission.
+    until: datetime | None = None
+    calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,39 @@
 --[[ set_policy: some rules of a line are changed together, and the caller learns exactly what was there before.
 KEYS
-  1 policy     hash: what an operator changed
-  2 line       hash: pace of the line
+  1 users      sorted set of those who wait in lane 0
+  2 lane_1     likewise of lane 1
+  3 lane_2     likewise of lane 2
+  4 lane_3     likewise of lane 3
+  5 lanes      hash: lanes of those who are not in lane 0
+  6 policy     hash: what an operator changed
+  7 line       hash: pace of the line
+  8 draw       hash: how far the draw is
 ARGV
-  1 changes... field and value, in turn
+  1 kept       the lanes that stay in use, as digits, or "" when lanes are not changed
+  2 changes... field and value, in turn
 RETURNS
-  {field, value, ...}  what an operator had set before
-COMPLEXITY O(1)
+  {1, field, value, ...}  what an operator had set before
+  {0, "LANE_IN_USE"}      a lane that would go has people; nothing was changed
+COMPLEXITY O(1); when lanes change before the draw is held, O(n) of those in priority lanes
 ]]
-local policy, line = KEYS[1], KEYS[2]
-local before = redis.call('HGETALL', policy)
+local users, lane_1, lane_2, lane_3 = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local lanes, policy, line, draw = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local kept = ARGV[1]
+local sets = {[0] = users, lane_1, lane_2, lane_3}
 
-redis.call('HSET', policy, unpack(ARGV))
-for i = 1, #ARGV, 2 do
+local people = {}
+for lane = 0, 3 do people[lane] = redis.call('ZCARD', sets[lane]) end
+if kept ~= '' and redis.call('HEXISTS', draw, 'held_ms') == 0 then
+  for _, lane in ipairs(redis.call('HVALS', lanes)) do people[tonumber(lane)] = 1 end
+end
+for lane = 0, 3 do
+  if kept ~= '' and people[lane] > 0 and not string.find(kept, lane, 1, true) then return {0, 'LANE_IN_USE'} end
+end
+
+local before = redis.call('HGETALL', policy)
+redis.call('HSET', policy, unpack(ARGV, 2))
+for i = 2, #ARGV, 2 do
   -- What was observed under another rate says nothing about the next minute.
   if ARGV[i] == 'rate' then redis.call('HDEL', line, 'observed_rate') end
 end
-return before
+return {1, unpack(before)}
