@@ -22,7 +22,8 @@ from services.queue.admission.publisher import FactPublisher
 from services.queue.api import QueueApi
 from services.queue.catalog import EventCatalog
 from services.queue.challenge import ProofOfWork
-from services.queue.digest import feed
+from services.queue.digest import accuracy, feed
+from services.queue.digest.accuracy import AccuracyLog
 from services.queue.digest.feed import DigestFeed
 from services.queue.digest.reader import reader_of
 from services.queue.digest.store import DigestStore
@@ -56,7 +57,9 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     store = LineStore(redis, settings.default_policy(), restore_grace=grace, restore_limit=limit)
     catalog = EventCatalog(inventory_rpc.EventServiceStub(inventory))
     writer = await lifecycle.enter(log.writer())
-    publisher = FactPublisher(store, writer)
+    reader = reader_of(DigestStore(redis), store, catalog)
+    judge = AccuracyLog(reader)
+    publisher = FactPublisher(store, writer, judge.heard)
     draws, seeds, draw_store = DrawLog(log, writer), Seeds(settings.draw_secret_bytes()), DrawStore(redis)
     book = DrawBook(draw_store, draws, seeds)
     holder = DrawHolder(draw_store, draws, seeds)
@@ -70,7 +73,7 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
         place_keys=KeyRing.parse(settings.place_keys.get_secret_value()),
         admission_keys=KeyRing.parse(settings.admission_keys.get_secret_value()),
     )
-    digests = DigestFeed(reader_of(DigestStore(redis), store, catalog))
+    digests = DigestFeed(reader)
 
     async def redis_answers() -> None:
         await redis.ping()
@@ -87,6 +90,7 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     lifecycle.background("calls", publisher.run)
     lifecycle.background("watchers", partial(every, watch.INTERVAL, room.watchers.step, "watchers"))
     lifecycle.background("digests", partial(every, feed.INTERVAL, digests.step, "digests"))
+    lifecycle.background("accuracy", partial(every, accuracy.INTERVAL, judge.step, "accuracy"))
     lifecycle.background("events", partial(listen, log, store))
     lifecycle.background("lag", partial(watch_lag, log, GROUP, TOPICS))
     door = _door(redis, room, settings)

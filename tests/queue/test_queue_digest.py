@@ -15,7 +15,7 @@ from services.queue.digest import store as store_module
 from services.queue.digest.report import digest_of, message
 from services.queue.digest.snapshot import LineSnapshot
 from services.queue.digest.store import DigestStore
-from services.queue.line.domain import Mode
+from services.queue.line.domain import Lane, Mode, SaleState
 from services.queue.line.store import line_key
 from tests.queue.lines import EVENT, OPEN_SALE, POLICY
 
@@ -161,20 +161,30 @@ async def test_an_edge_hears_all_it_needs(line: LineSnapshot) -> None:
 @pytest.mark.parametrize(
     ("changes", "mode", "opens_in", "state"),
     [
-        ({"sold_out": True}, Mode.OPEN, 0, pb.SALE_STATE_SOLD_OUT),
-        ({"restoring": True}, Mode.OPEN, 60, pb.SALE_STATE_RESTORING),
-        ({"draw_held": False}, Mode.OPEN, 60, pb.SALE_STATE_SCHEDULED),
-        ({"draw_held": False}, Mode.OPEN, 0, pb.SALE_STATE_DRAWING),
-        ({}, Mode.HOLD, 0, pb.SALE_STATE_HELD),
-        ({}, Mode.DRAIN, 0, pb.SALE_STATE_OPEN),
+        ({"sold_out": True}, Mode.OPEN, 0, SaleState.SOLD_OUT),
+        ({"incarnation": 0}, Mode.OPEN, 60, SaleState.RESTORING),
+        ({"restoring": True}, Mode.OPEN, 0, SaleState.RESTORING),
+        ({"draw_held": False}, Mode.OPEN, 60, SaleState.SCHEDULED),
+        ({"draw_held": False}, Mode.OPEN, 0, SaleState.DRAWING),
+        ({}, Mode.HOLD, 0, SaleState.HELD),
+        ({}, Mode.DRAIN, 0, SaleState.OPEN),
     ],
 )
 def test_the_digest_tells_how_the_sale_goes(
-    line: LineSnapshot, changes: dict[str, Any], mode: Mode, opens_in: int, state: int
+    line: LineSnapshot, changes: dict[str, Any], mode: Mode, opens_in: int, state: SaleState
 ) -> None:
     sale = replace(OPEN_SALE, open_time=line.now + timedelta(seconds=opens_in))
 
     assert digest_of(replace(line, **changes), replace(POLICY, mode=mode), sale).state == state
+
+
+def test_lanes_are_told_by_name_and_one_that_is_gone_until_it_is_empty(line: LineSnapshot) -> None:
+    crowded = replace(line, lanes={**line.lanes, 2: line.lanes[0]})
+    policy = replace(POLICY, lanes=(Lane(0, "everyone", 1), Lane(3, "members", 4)))
+
+    told = message(digest_of(crowded, policy, OPEN_SALE))
+
+    assert [(lane.lane, lane.name) for lane in told.lanes] == [(0, "everyone"), (2, "2"), (3, "members")]
 
 
 def test_everyone_in_the_draw_is_told_the_same_and_the_opening_counts(line: LineSnapshot) -> None:

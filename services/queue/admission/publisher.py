@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -16,6 +17,7 @@ from services.common.eventlog.topics import QUEUE_EVENTS
 from services.common.telemetry import current_traceparent, span
 from services.queue import packing
 from services.queue.line.store import LineStore
+from services.queue.line.transitions import Fact
 
 # Facts in one record: some 30 kB.
 _RECORD_FACTS: Final = 500
@@ -24,15 +26,19 @@ _PATIENCE: Final = timedelta(seconds=4)
 # More than can wait: one pass serves everyone who came before it began.
 _EVERYONE: Final = 10_000
 
+# Hears, in this process, what was told: the facts of one event, in order.
+Listener = Callable[[int, Sequence[Fact]], None]
+
 _log = logging.getLogger(__name__)
 
 
 class FactPublisher:
     """Tells the event log what happened. A fact stays in the line's outbox until the log has acknowledged it."""
 
-    def __init__(self, store: LineStore, writer: EventLogWriter) -> None:
+    def __init__(self, store: LineStore, writer: EventLogWriter, heard: Listener = lambda _event_id, _facts: None) -> None:
         self._store = store
         self._writer = writer
+        self._heard = heard
         self._wanted: set[int] = set()
         self._nudged = asyncio.Event()
         self._passes: WeakValueDictionary[int, Coalescer[None, None]] = WeakValueDictionary()
@@ -85,5 +91,6 @@ class FactPublisher:
                 record = packing.facts(event_id, facts)
                 await self._writer.append(QUEUE_EVENTS, str(event_id), record, headers)
                 await self._store.forget(event_id, facts)
+            self._heard(event_id, facts)
             if len(facts) < _RECORD_FACTS:
                 break

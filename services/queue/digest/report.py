@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
 
 from boxoffice.queue.v1 import queue_service_pb2 as pb
 
@@ -13,18 +12,7 @@ from services.queue.digest.forecast import Prospects
 from services.queue.digest.odds import Demand
 from services.queue.digest.snapshot import LaneSnapshot, LineSnapshot
 from services.queue.digest.throughput import Throughput, first_stay, observed_stay
-from services.queue.line.domain import Mode, Policy, Sale
-
-
-@dataclass(frozen=True, slots=True)
-class LaneRule:
-    """How a lane is called."""
-
-    name: str
-    weight: int
-
-
-_GENERAL: Final = LaneRule("general", 1)
+from services.queue.line.domain import Lane, Mode, Policy, Sale, SaleState
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,44 +20,44 @@ class Digest:
     """What is told about one line at one instant, to everyone."""
 
     line: LineSnapshot
-    rules: Mapping[int, LaneRule]
+    rules: Mapping[int, Lane]
     """The lanes in use, and those in which people still wait."""
-    state: "pb.SaleState.ValueType"
+    state: SaleState
     prospects: Prospects
 
 
 def digest_of(line: LineSnapshot, policy: Policy, sale: Sale) -> Digest:
     """What can be told of a line that is run, and of a sale that goes, like this."""
-    state, rules = sale_state(line, policy.mode, sale), {0: _GENERAL}
-    used = {
-        lane: rules.get(lane) or LaneRule("", 1)
-        for lane, each in sorted(line.lanes.items())
-        if lane in rules or each.scores.waiting
+    state, known = sale_state(line, policy.mode, sale), {lane.number: lane for lane in policy.lanes}
+    rules = {
+        number: known.get(number) or Lane(number, str(number), 1)
+        for number, lane in sorted(line.lanes.items())
+        if number in known or lane.scores.waiting
     }
     prospects = Prospects(
         throughput=_throughput(line, policy),
-        waiting={lane: line.lanes[lane].scores.waiting for lane in used},
-        weights={lane: rule.weight for lane, rule in used.items()},
+        waiting={lane: line.lanes[lane].scores.waiting for lane in rules},
+        weights={lane: rule.weight for lane, rule in rules.items()},
         starts_in=max(sale.open_time - line.now, timedelta()).total_seconds(),
         demand=Demand(line.called, line.inside, line.seats_left, line.seats_total, line.sold_out),
-        is_over=state in {pb.SALE_STATE_SOLD_OUT, pb.SALE_STATE_CLOSED},
+        is_over=state.is_over,
     )
-    return Digest(line, used, state, prospects)
+    return Digest(line, rules, state, prospects)
 
 
-def sale_state(line: LineSnapshot, mode: Mode, sale: Sale) -> "pb.SaleState.ValueType":
+def sale_state(line: LineSnapshot, mode: Mode, sale: Sale) -> SaleState:
     """How the sale goes at the instant of `line`."""
     if line.sold_out:
-        return pb.SALE_STATE_SOLD_OUT
+        return SaleState.SOLD_OUT
     if line.now >= sale.close_time:
-        return pb.SALE_STATE_CLOSED
-    if line.restoring:
-        return pb.SALE_STATE_RESTORING
+        return SaleState.CLOSED
     if line.now < sale.open_time:
-        return pb.SALE_STATE_SCHEDULED
+        return SaleState.SCHEDULED if line.incarnation else SaleState.RESTORING
+    if line.restoring:
+        return SaleState.RESTORING
     if not line.draw_held:
-        return pb.SALE_STATE_DRAWING
-    return pb.SALE_STATE_HELD if mode is Mode.HOLD else pb.SALE_STATE_OPEN
+        return SaleState.DRAWING
+    return SaleState.HELD if mode is Mode.HOLD else SaleState.OPEN
 
 
 def _throughput(line: LineSnapshot, policy: Policy) -> Throughput:
@@ -90,7 +78,7 @@ def message(digest: Digest) -> pb.WatchDigestResponse:
     told = pb.WatchDigestResponse(
         time=packing.stamp(line.now),
         incarnation=line.incarnation,
-        sale_state=digest.state,
+        sale_state=packing.SALE_STATES[digest.state],
         total_waiting=line.total_waiting,
         seats_left=line.seats_left,
         draw_key=line.draw_key,
