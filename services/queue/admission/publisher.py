@@ -35,7 +35,9 @@ _log = logging.getLogger(__name__)
 class FactPublisher:
     """Tells the event log what happened. A fact stays in the line's outbox until the log has acknowledged it."""
 
-    def __init__(self, store: LineStore, writer: EventLogWriter, heard: Listener = lambda _event_id, _facts: None) -> None:
+    def __init__(
+        self, store: LineStore, writer: EventLogWriter, heard: Listener = lambda _event_id, _facts: None
+    ) -> None:
         self._store = store
         self._writer = writer
         self._heard = heard
