@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import re
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from playwright.async_api import Browser, Page, expect
 
 from tests.e2e.browser import chromium
 from tests.e2e.stage import LINE, USER, Stage, moment, place, stage
-from tests.support import eventually
+from tests.support import eventually, needed
 
+ACCESSIBILITY = Path(__file__).with_name("accessibility")
 PICTURES = Path(__file__).parents[2] / ".boxoffice" / "pictures"
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
 
 SEED = bytes(range(32))
 DIGEST = hashlib.sha256(b"1000042 0\n").digest()
@@ -53,9 +55,19 @@ async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The script that finds what people with a screen reader, or poor eyes, would stumble over."""
+    script = ACCESSIBILITY / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.is_file():
+        npm = needed("npm", "to install axe-core")
+        subprocess.run([npm, "ci", "--ignore-scripts"], cwd=ACCESSIBILITY, check=True, capture_output=True, timeout=300)
+    return script.read_text()
+
+
 async def open_line(browser: Browser, made: Stage, *, language: str = "ko", more: str = "", **options: Any) -> Page:
     """The page of somebody who is signed in and follows a link to the event."""
-    context = await browser.new_context(base_url=made.url, viewport=options.pop("viewport", PHONE), **options)
+    context = await browser.new_context(base_url=made.url, viewport=PHONE, **options)
     session = f'{{"account":{{"user_id":{USER},"email":"a@example.com"}},"tokens":{{"access_token":"t"}}}}'
     kept = {"boxoffice.tokens": session, "boxoffice.language": language}
     for key, value in kept.items():
@@ -104,14 +116,15 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
-@pytest.mark.parametrize("language", ["ko", "en"])
-async def test_every_state_is_told_in_words(browser: Browser, made: Stage, language: str, viewport: Any) -> None:
+@pytest.mark.parametrize(("language", "colors"), [("ko", "light"), ("en", "dark")])
+async def test_every_state_is_told_in_words_and_to_everybody(
+    browser: Browser, made: Stage, axe: str, language: str, colors: str
+) -> None:
     for name, told in STATES.items():
         made.stands(**told)
         made.event["sale_open_time"] = moment(minutes=12) if name == "draw" else moment(hours=-1)
         made.draw = COMMITTED if name == "draw" else HELD
-        page = await open_line(browser, made, language=language, viewport=viewport)
+        page = await open_line(browser, made, language=language, color_scheme=colors)
         await expect(page.locator("main")).to_contain_text(WORDS[name][language == "en"])
         if name == "draw":
             await expect(page.locator(".verify")).to_contain_text(COMMITTED["commitment"])
@@ -120,8 +133,11 @@ async def test_every_state_is_told_in_words(browser: Browser, made: Stage, langu
             await page.locator("summary").click()
             await expect(page.locator(".proofs")).to_contain_text(HELD["seed"])
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        await page.evaluate(axe)
+        found = await page.evaluate("axe.run()")
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == [], name
         PICTURES.mkdir(parents=True, exist_ok=True)
-        await page.screenshot(path=PICTURES / f"line-{name}-{language}-{viewport['width']}.png", full_page=True)
+        await page.screenshot(path=PICTURES / f"line-{name}-{language}.png", full_page=True)
         await page.context.close()
 
 
@@ -194,7 +210,7 @@ async def test_a_crowded_address_waits_and_tries_again_by_itself(browser: Browse
     made.refuses(429, "RATE_LIMITED", retry_after_ms=1_500, metadata={"limit": "address"})
     page = await open_line(browser, made)
     await expect(page.get_by_role("heading", level=1)).to_have_text("들어오는 사람이 많아요")
-    await page.screenshot(path=PICTURES / "line-crowded-ko-390.png", full_page=True)
+    await page.screenshot(path=PICTURES / "line-crowded-ko.png", full_page=True)
     await expect(page.locator("#position")).to_have_text("12,345")
     assert len(made.joined) == 2
 

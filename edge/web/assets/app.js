@@ -55,6 +55,7 @@ function renderFrame() {
   document.getElementById("language").textContent = t("other_language");
   document.getElementById("who").textContent = account()?.email ?? "";
   document.getElementById("sign-out").hidden = !account();
+  document.getElementById("progress").setAttribute("aria-label", t("progress"));
   const at = STEPS.indexOf(STEP_OF[current.view]);
   document.getElementById("steps").replaceChildren(
     ...STEPS.map((step, number) =>

@@ -70,8 +70,9 @@ export const SCREENS = {
     announce(t("again_title"));
   },
 
-  called: ({ place, claim, signal }) => {
+  called: ({ place, state, claim, signal }) => {
     show(
+      eventName(state),
       h("h1", { text: t("your_turn") }),
       h("p", { text: t("claim_lead") }),
       big("time_left", counting(place.claim_expire_time, signal)),
@@ -79,9 +80,10 @@ export const SCREENS = {
     announce(t("your_turn"));
   },
 
-  over: ({ place, go }) => {
+  over: ({ place, state, go }) => {
     const title = t(place.sale_state === "SOLD_OUT" ? "sold_out" : "closed");
     show(
+      eventName(state),
       h("h1", { text: title }),
       h("p", { text: t(place.sale_state === "SOLD_OUT" ? "sold_out_lead" : "closed_lead") }),
       h("button", { type: "button", class: "primary", text: t("back"), onclick: () => go("events") }));
@@ -108,6 +110,8 @@ export function showBusy({ kind, until, state, signal }) {
 }
 
 const NOTES = { SCHEDULED: "not_open_yet", HELD: "held", RESTORING: "restoring", DRAWING: "not_open_yet" };
+// How long these last cannot be foreseen, and is not in the range.
+const PAUSES = new Set(["HELD", "RESTORING"]);
 let spokenNote = "";
 let spokenPosition = Infinity;
 
@@ -119,7 +123,7 @@ export function update(kind, place) {
     set("position", place.position ? count(place.position) : "–");
     set("ahead", people(place.ahead));
     set("waiting", total);
-    set("wait_range", waitText(place));
+    set("wait_range", PAUSES.has(place.sale_state) ? t("after_pause", waitText(place)) : waitText(place));
     set("seats_left", place.seats_left === undefined ? "–" : count(place.seats_left));
     reveal("lane", laneText(place));
     reveal("odds", oddsText(place));
