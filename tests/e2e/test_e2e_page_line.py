@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, ViewportSize, expect
 
 from tests.e2e.browser import chromium
 from tests.e2e.stage import LINE, USER, Stage, moment, place, stage
@@ -18,7 +18,7 @@ from tests.support import eventually, needed
 
 ACCESSIBILITY = Path(__file__).with_name("accessibility")
 PICTURES = Path(__file__).parents[2] / ".boxoffice" / "pictures"
-PHONE = {"width": 390, "height": 844}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 
 SEED = bytes(range(32))
 DIGEST = hashlib.sha256(b"1000042 0\n").digest()
