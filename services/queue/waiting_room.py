@@ -11,8 +11,10 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from services.common import metrics
+from services.common.errors import Unavailable
 from services.common.tokens import AdmissionToken, KeyRing
 from services.queue.admission.failures import Failures
+from services.queue.admission.publisher import FactPublisher
 from services.queue.catalog import EventCatalog
 from services.queue.line.domain import (
     EventNotFound,
@@ -31,6 +33,7 @@ from services.queue.line.store import LineStore, to_ms
 from services.queue.line.transitions import Admission, JoinCommand, Joined, Proof
 from services.queue.proofs.lane_pass import LanePass
 from services.queue.proofs.place import SignedPlace
+from services.queue.restore.book import LineBook
 from services.queue.watch import PlaceWatch
 
 T = TypeVar("T")
@@ -80,6 +83,8 @@ class WaitingRoom:
         store: LineStore,
         catalog: EventCatalog,
         rebuilder: Rebuilder,
+        publisher: FactPublisher,
+        book: LineBook,
         *,
         place_keys: KeyRing,
         admission_keys: KeyRing,
@@ -87,6 +92,8 @@ class WaitingRoom:
         self._store = store
         self._catalog = catalog
         self._rebuilder = rebuilder
+        self._publisher = publisher
+        self._book = book
         self._place_keys = place_keys
         self._admission_keys = admission_keys
         self._failures = Failures("watchers")
@@ -188,12 +195,15 @@ class WaitingRoom:
 
     async def place(self, event_id: int, user_id: int) -> Place:
         """One person's place now. Raises EventNotFound, PlaceNotFound, and what keeps the line from being built."""
+        return (await self._look(event_id, user_id))[1]
+
+    async def _look(self, event_id: int, user_id: int) -> tuple[Line, Place]:
         sale = await self._catalog.sale(event_id)
         line, standing = await self._when_built(event_id, lambda: self._store.read(event_id, user_id))
         if standing is None:
             raise PlaceNotFound
         await self._keep_going(event_id, line, [standing], sale)
-        return tell(standing, line, sale)
+        return line, tell(standing, line, sale)
 
     async def places(self, wanted: Mapping[int, Sequence[int]]) -> dict[int, dict[int, Place | None]]:
         """Places by event and user, read in one pipeline; None for who has none, also where the event is no more.
@@ -227,13 +237,20 @@ class WaitingRoom:
                 yield place
 
     async def claim(self, event_id: int, user_id: int) -> ClaimOutcome:
-        """Turns a call into an admission, or finds it. Raises PlaceNotFound, PlaceNotReady."""
+        """Turns a call into an admission, or finds it. The token is answered when the event log knows of it.
+
+        Raises EventNotFound, PlaceNotFound, PlaceNotReady, EventLogUnavailable, Unavailable: claim again.
+        """
         await self._catalog.sale(event_id)
         admission = await self._when_built(event_id, lambda: self._store.claim(event_id, user_id))
         if admission.fresh:
             metrics.QUEUE_CLAIMED.inc()
+        await self._publisher.told(event_id)
+        line, place = await self._look(event_id, user_id)
+        # A line that was lost meanwhile may have been rebuilt from a log that did not have the fact yet.
+        if line.incarnation != admission.incarnation:
+            raise Unavailable("the line was lost just now; claim again")
         token = AdmissionToken(user_id, event_id, to_ms(admission.until), _token_id(event_id, user_id, admission))
-        place = await self.place(event_id, user_id)
         return ClaimOutcome(place, token.encode(self._admission_keys), admission.until)
 
     async def leave(self, event_id: int, user_id: int) -> None:
@@ -243,12 +260,16 @@ class WaitingRoom:
             metrics.QUEUE_ENDED.labels("left").inc()
 
     async def policy(self, event_id: int) -> Policy:
-        """How the line is run. Raises EventNotFound."""
+        """How the line is run. Raises EventNotFound, and what keeps the line from being built."""
         await self._catalog.sale(event_id)
+        await self._rebuilder.ensure(event_id)
         return await self._store.policy(event_id)
 
     async def update_policy(self, event_id: int, operator_id: int, changes: Mapping[str, Any]) -> Policy:
-        """Changes attributes of the policy and leaves an audit line. Raises EventNotFound, PolicyOutOfRange."""
+        """Changes attributes of the policy and leaves an audit line; answers when the event log knows of it.
+
+        Raises EventNotFound, PolicyOutOfRange, LanesInvalid, EventLogUnavailable (it may rule already; repeat it).
+        """
         current = await self.policy(event_id)
         if not changes:
             return current
@@ -256,6 +277,7 @@ class WaitingRoom:
         before, after = await self._store.set_policy(event_id, wanted, changes.keys())
         fields = {"event_id": event_id, "user_id": operator_id, "before": _told(before), "after": _told(after)}
         _audit.info("queue policy changed", extra={"fields": fields})
+        await self._book.runs(event_id, after)
         return after
 
     async def issue_passes(self, event_id: int, operator_id: int, lane: int, users: Sequence[int]) -> list[str]:

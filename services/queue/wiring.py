@@ -64,12 +64,15 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     book = DrawBook(draw_store, draws, seeds)
     holder = DrawHolder(draw_store, draws, seeds)
     lifecycle.defer(holder.close)
-    rebuilder = Rebuilder(RestoreStore(redis), LineBook(log, writer), book, grace=grace, limit=limit)
+    line_book = LineBook(log, writer)
+    rebuilder = Rebuilder(RestoreStore(redis), line_book, book, grace=grace, limit=limit)
     lifecycle.defer(rebuilder.aclose)
     room = WaitingRoom(
         store,
         catalog,
         rebuilder,
+        publisher,
+        line_book,
         place_keys=KeyRing.parse(settings.place_keys.get_secret_value()),
         admission_keys=KeyRing.parse(settings.admission_keys.get_secret_value()),
     )

@@ -151,8 +151,8 @@ async def test_a_line_comes_back_with_the_rules_that_an_operator_set(
 ) -> None:
     rebuilder, book = _rebuilder(redis, log, writer), LineBook(log, writer)
     await rebuilder.ensure(EVENT)
-    await book.runs(EVENT, datetime.now(UTC), replace(POLICY, inside_cap=7))
-    await book.runs(EVENT, datetime.now(UTC), replace(POLICY, inside_cap=8, mode=Mode.HOLD))
+    await book.runs(EVENT, replace(POLICY, inside_cap=7))
+    await book.runs(EVENT, replace(POLICY, inside_cap=8, mode=Mode.HOLD))
     await redis.flushdb()
     policy = line_key(EVENT, "policy")
     await cast("Any", redis.hset(policy, "rate", "3"))  # set while the line was being rebuilt: newer than the log

@@ -160,9 +160,9 @@ class LineStore:
         """READY → ADMITTED, or the standing admission. Raises PlaceNotFound, PlaceNotReady, NotBuilt. Atomic."""
         args = {"user_id": user_id, "default_admission_ms": span_ms(self._defaults.admission)}
         answer = replies.accepted(await _CLAIM.call(self._redis, keys=line_keys(_CLAIM, event_id), args=args))
-        until_ms, since_ms, score, lane, entry_id = answer
+        until_ms, since_ms, score, lane, entry_id, built = answer
         told = replies.fact_id(event_id, entry_id.decode()) if entry_id else ""
-        return Admission(from_ms(until_ms), from_ms(since_ms), int(score), lane, told)
+        return Admission(from_ms(until_ms), from_ms(since_ms), int(score), lane, told, int(built))
 
     async def leave(self, event_id: int, user_id: int) -> bool:
         """Ends a live place as LEFT; false when there was none. Raises NotBuilt. Atomic."""

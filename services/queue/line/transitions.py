@@ -60,6 +60,8 @@ class Admission:
     lane: int
     # The fact in the outbox, when this call claimed the place; "" at a repeat.
     fact_id: str
+    # The life of the line in which this is so.
+    incarnation: int
 
     @property
     def fresh(self) -> bool:

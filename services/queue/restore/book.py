@@ -13,7 +13,7 @@ from services.common.eventlog.port import EventLog, EventLogWriter
 from services.common.eventlog.topics import QUEUE_EVENTS, QUEUE_LINES
 from services.queue import packing
 from services.queue.line.domain import PlaceState, Policy
-from services.queue.line.store import to_ms
+from services.queue.line.times import to_ms
 from services.queue.restore.history import History, PastFact
 
 # Records are dated by the clocks of the log or of its writers, lines by Redis'; ours are closer together than this.
@@ -44,7 +44,8 @@ class LineBook:
         async with aclosing(self._log.read_all(QUEUE_LINES, key=str(event_id))) as records:
             async for record in records:
                 told = pb.LineRecord.FromString(record.value)
-                since = since or told.time.ToDatetime(UTC)
+                if since is None and told.HasField("time"):
+                    since = told.time.ToDatetime(UTC)
                 policy = packing.policy_of(told.policy) if told.HasField("policy") else policy
         return Memory(since, policy)
 
@@ -65,11 +66,9 @@ class LineBook:
         """Notes that a line begins to live: whoever finds it empty later knows that it was lost."""
         await self._append(pb.LineRecord(event_id=event_id, time=packing.stamp(now)))
 
-    async def runs(self, event_id: int, now: datetime, policy: Policy) -> None:
+    async def runs(self, event_id: int, policy: Policy) -> None:
         """Notes how a line is run from now on."""
-        await self._append(
-            pb.LineRecord(event_id=event_id, time=packing.stamp(now), policy=packing.policy(policy)),
-        )
+        await self._append(pb.LineRecord(event_id=event_id, policy=packing.policy(policy)))
 
     async def _append(self, record: pb.LineRecord) -> None:
         await self._writer.append(QUEUE_LINES, str(record.event_id), record.SerializeToString(), {})

@@ -11,7 +11,8 @@ from services.common import metrics
 from services.common.errors import Unavailable
 from services.common.eventlog.port import EventLogUnavailable
 from services.queue.line.domain import Policy
-from services.queue.line.store import policy_fields, to_ms
+from services.queue.line.rules import policy_fields
+from services.queue.line.times import to_ms
 from services.queue.restore.book import LineBook, Memory
 from services.queue.restore.history import History
 from services.queue.restore.store import Opening, RestoreStore

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from services.common.lua import Args, Keys, Script
-from services.queue.line.store import line_key, span_ms
+from services.common.lua import Args, Script
+from services.queue.line.keys import line_key, line_keys
+from services.queue.line.times import span_ms
 from services.queue.restore.history import History, SpentPlace
 
 _LUA: Final = Path(__file__).with_name("lua")
@@ -63,7 +64,7 @@ class RestoreStore:
     async def begin(self, event_id: int) -> str | None:
         """Clears what may be left of the line and names this attempt; None when the line is built."""
         attempt = secrets.token_hex(8)
-        answer: Any = await _BEGIN.call(self._redis, keys=_keys(_BEGIN, event_id), args={"attempt": attempt})
+        answer: Any = await _BEGIN.call(self._redis, keys=line_keys(_BEGIN, event_id), args={"attempt": attempt})
         return attempt if answer[0] else None
 
     async def write(self, event_id: int, attempt: str, places: Iterable[SpentPlace]) -> bool:
@@ -71,7 +72,7 @@ class RestoreStore:
         for chunk in _chunks(places):
             entries = [value for place in chunk for value in place]
             args: Args = {"attempt": attempt, "entries": entries}
-            if not await _PLACES.call(self._redis, keys=_keys(_PLACES, event_id), args=args):
+            if not await _PLACES.call(self._redis, keys=line_keys(_PLACES, event_id), args=args):
                 return False
         return True
 
@@ -88,12 +89,7 @@ class RestoreStore:
             **{f"mark_{lane}": score for lane, score in enumerate(history.watermarks)},
             "rules": [part for rule in rules.items() for part in rule],
         }
-        return bool(await _OPEN.call(self._redis, keys=_keys(_OPEN, event_id), args=args))
-
-
-def _keys(script: Script, event_id: int) -> Keys:
-    """Lanes other than 0 are kept as `users:<lane>`."""
-    return {name: line_key(event_id, name.replace("lane_", "users:")) for name in script.header.keys}
+        return bool(await _OPEN.call(self._redis, keys=line_keys(_OPEN, event_id), args=args))
 
 
 def _chunks(places: Iterable[SpentPlace]) -> Iterator[list[SpentPlace]]:

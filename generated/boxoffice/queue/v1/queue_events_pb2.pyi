@@ -207,7 +207,7 @@ Global___PlaceLeft: _TypeAlias = PlaceLeft  # noqa: Y015
 @_typing.final
 class LineRecord(_message.Message):
     """One record of `queue.lines`, keyed by sale event: what no fact tells of a line, kept where a loss of Redis does not
-    reach. The first record of an event says since when its line has lived.
+    reach.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -219,7 +219,7 @@ class LineRecord(_message.Message):
     """The sale event."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When, on Redis' clock."""
+        """The line begins to live, on Redis' clock: there are no facts of it from before."""
 
     @_builtins.property
     def policy(self) -> _queue_service_pb2.QueuePolicy:
