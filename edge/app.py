@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge import explorer, server, static
 from edge.client_address import ClientAddresses
+from edge.line import overrides
 from edge.middlewares import cors, headers
 from edge.middlewares.context import context
 from edge.middlewares.problem import problem
@@ -18,7 +19,7 @@ from edge.streams import Streams
 from edge.transcode import openapi
 from edge.transcode.contract import Contract
 from edge.transcode.requests import RAW_LIMIT
-from edge.transcode.routes import Backends, routes
+from edge.transcode.routes import Backends, Overrides, routes
 from services.common import grpc_channel
 from services.common.health import Check, Health
 from services.common.lifecycle import Lifecycle
@@ -26,6 +27,8 @@ from services.common.tokens import TokenVerifier, jwks_from_auth
 
 # Who issues the access tokens, and publishes the keys that verify them.
 _AUTH: Final = "auth"
+# Who runs the lines.
+_QUEUE: Final = "queue"
 _UNAVAILABLE: Final = 503
 
 
@@ -39,9 +42,18 @@ async def wire(lifecycle: Lifecycle, settings: EdgeSettings, contract: Contract)
     streams = Streams(lifecycle.draining)
     lifecycle.background("streams", streams.sweep)
     verifier = TokenVerifier(jwks_from_auth(channels[_AUTH]))
-    app = application(contract, Backends(channels, verifier, streams), lifecycle.health, settings)
+    backends = Backends(channels, verifier, streams, _line(lifecycle, contract, channels))
+    app = application(contract, backends, lifecycle.health, settings)
     port = await server.listen(lifecycle, settings.http_listen, app, drain_seconds=settings.drain_seconds)
     lifecycle.addresses["http_port"] = port
+
+
+def _line(lifecycle: Lifecycle, contract: Contract, channels: Mapping[str, aio.Channel]) -> Overrides:
+    """What is told from the digests of lines. Closed before the channel that the digests come through."""
+    lines = overrides.lines_of(contract, channels[_QUEUE])
+    lifecycle.background("lines", lines.sweep)
+    lifecycle.defer(lines.close)
+    return overrides.overrides_of(lines)
 
 
 def backends_of(contract: Contract) -> frozenset[str]:

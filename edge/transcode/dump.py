@@ -34,7 +34,7 @@ class DumperCompiler:
     """Makes dumpers; those of nested messages are shared."""
 
     def __init__(self) -> None:
-        self._globals: dict[str, Any] = {"timestamp": _timestamp, "duration": _duration, "b64": _base64}
+        self._globals: dict[str, Any] = {"timestamp": timestamp, "duration": _duration, "b64": _base64}
         self._names: dict[str, str] = {}
         self.sources: list[str] = []
 
@@ -111,7 +111,7 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:_LENGTH_OF_SECOND]
 
 
-def _timestamp(moment: Timestamp) -> str:
+def timestamp(moment: Timestamp) -> str:
     """RFC 3339 with as many digits as it needs, in steps of three, as ProtoJSON has it."""
     whole, nanos = _second(moment.seconds), moment.nanos
     if not nanos:

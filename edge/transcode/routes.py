@@ -31,7 +31,7 @@ class Backends:
     verifier: TokenVerifier
     streams: Streams
     # What answers in place of the ordinary handler, by full name of the RPC.
-    overrides: Mapping[str, "HandlerFactory"] = field(default_factory=dict)
+    overrides: "Overrides" = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Prepared:
 
 
 HandlerFactory = Callable[[Prepared], Handler]
+Overrides = Mapping[str, HandlerFactory]
 
 
 def routes(contract: Contract, backends: Backends) -> Iterator[web.RouteDef]:

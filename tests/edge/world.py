@@ -181,7 +181,9 @@ async def world(served: Contract | None = None, **settings: Any) -> AsyncIterato
     backend = Backend(served)
     await backend.start()
     try:
-        async with _edge(served, backend, settings) as lifecycle, aiohttp.ClientSession() as client:
+        # Streams hold their connections: as many as a test wants.
+        connector = aiohttp.TCPConnector(limit=0)
+        async with _edge(served, backend, settings) as lifecycle, aiohttp.ClientSession(connector=connector) as client:
             port = lifecycle.addresses["http_port"]
             yield World(backend, client, lifecycle, f"http://127.0.0.1:{port}")
     finally:

@@ -1,0 +1,107 @@
+"""Follows the line of one event: one stream of digests for everyone who looks at it through this process."""
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import grpc
+from boxoffice.queue.v1 import queue_service_pb2 as pb
+from google.protobuf.message import Message
+from grpc import aio
+
+from edge.line.digest import LineView, view_of
+
+OpenDigests = Callable[[Message], Any]
+
+# A digest that is older than this says nothing about now.
+FRESH_SECONDS: Final = 5.0
+# A digest names for 10 s who must be asked for; after a longer gap nobody knows whom it would have named.
+_GAP_SECONDS: Final = 8.0
+# Before connecting again: from one to five seconds, with what spreads the edges that lost the same peer.
+_FIRST_PAUSE: Final = 1.25
+_LONGEST_PAUSE: Final = 4.0
+_SPREAD: Final = 0.2
+
+# Never the same twice in a process: what was learnt through an earlier subscription belongs to no era of a later one.
+_eras = itertools.count(1)
+
+_log = logging.getLogger(__name__)
+
+
+class NoDigests(Exception):
+    """Queue is of a version that makes no digests."""
+
+
+class Subscription:
+    """The newest digest of one event. `run` keeps it new until cancelled."""
+
+    def __init__(self, event_id: int, open_digests: OpenDigests) -> None:
+        self._request = pb.WatchDigestRequest(event_id=event_id)
+        self._open = open_digests
+        self._incarnation = 0
+        # Of what is learnt from now on.
+        self.era = next(_eras)
+        self.view: LineView | None = None
+        # Set by each digest; whoever waits for the next one clears it.
+        self.arrived = asyncio.Event()
+        # Set when the first attempt has come to something.
+        self.settled = asyncio.Event()
+
+    def fresh(self, now: float) -> LineView | None:
+        """The newest digest, unless it is too old to speak of now."""
+        view = self.view
+        return view if view is not None and now - view.received <= FRESH_SECONDS else None
+
+    async def run(self) -> None:
+        """Receives digests, and connects again after a pause. Raises NoDigests."""
+        pause = _FIRST_PAUSE
+        while True:
+            before = self.view
+            try:
+                await self._receive()
+            except aio.AioRpcError as error:
+                self._note(error)
+            except TimeoutError:
+                _log.warning("digests have ceased", extra={"fields": {"event_id": self._request.event_id}})
+            # There may be digests, but not now; whoever waited for the first one goes on without.
+            self.settled.set()
+            pause = _FIRST_PAUSE if self.view is not before else min(pause * 2, _LONGEST_PAUSE)
+            await asyncio.sleep(pause * random.uniform(1 - _SPREAD, 1 + _SPREAD))  # noqa: S311 - spreads load
+
+    def _note(self, error: aio.AioRpcError) -> None:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            raise NoDigests from error
+        fields = {"event_id": self._request.event_id, "code": error.code().name, "error": error.details()}
+        _log.warning("lost the digests of a line", extra={"fields": fields})
+
+    async def _receive(self) -> None:
+        """Takes digests until the stream ends; a silent one ends, too, since its other end may be gone."""
+        async with _cancelling(self._open(self._request)) as call:
+            while True:
+                async with asyncio.timeout(FRESH_SECONDS):
+                    digest = await call.read()
+                if digest is aio.EOF:
+                    return
+                self._take(digest)
+
+    def _take(self, digest: pb.WatchDigestResponse) -> None:
+        now = asyncio.get_running_loop().time()
+        before = self.view
+        if before is None or digest.incarnation != self._incarnation or now - before.received > _GAP_SECONDS:
+            self.era = next(_eras)
+        self._incarnation = digest.incarnation
+        self.view = view_of(digest, now, self.era)
+        self.arrived.set()
+        self.settled.set()
+
+
+@asynccontextmanager
+async def _cancelling(call: Any) -> AsyncIterator[Any]:
+    try:
+        yield call
+    finally:
+        call.cancel()
