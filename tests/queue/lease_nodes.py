@@ -20,7 +20,7 @@ from services.queue.admission.nodes import Node
 NAMES = ("node-a", "node-b", "node-c")
 EVENT = 7
 # Far above what nodes of a busy machine take, and short enough to wait for its end.
-TTL = timedelta(milliseconds=600)
+TTL = timedelta(milliseconds=900)
 
 
 def _valkey(name: str) -> ProcessSpec:

@@ -71,7 +71,11 @@ async def test_a_holder_that_dies_is_replaced_when_its_time_is_over(nodes: Lease
 
 async def test_events_that_are_no_longer_ticked_are_given_back(nodes: LeaseNodes) -> None:
     async with nodes.process() as one, nodes.process() as other:
-        await eventually(lambda: one.hold([EVENT, 8]))
+
+        async def holds_both() -> bool:
+            return len(await one.hold([EVENT, 8])) == 2
+
+        await eventually(holds_both)
         assert set(await one.hold([8])) == {8}
         assert await held(other)
         assert await fence_of(other, 8) == 0

@@ -53,7 +53,7 @@ class Standing(StrEnum):
     HELD = "held"
     # Another process has it, or several want it at the same time.
     OTHER = "other"
-    # No majority of the nodes answers: nobody can have it.
+    # No majority of the nodes has answered for a while: nobody can have it.
     UNFENCED = "unfenced"
 
 
@@ -66,6 +66,12 @@ class _Lease:
     valid_until: float = 0.0
     # When it is to be renewed, or tried for again.
     due: float = 0.0
+    # Since when no majority of the nodes answers.
+    silent_since: float | None = None
+
+    def hear(self, now: float, *, majority: bool) -> None:
+        """Notes whether a majority has answered."""
+        self.silent_since = None if majority else self.silent_since if self.silent_since is not None else now
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,11 @@ class Leases:
                 if lease.standing is Standing.UNFENCED or (lease.standing is Standing.HELD and now < lease.valid_until)
             }
 
+    def is_unfenced(self, event_id: int) -> bool:
+        """Whether nobody can hold the lease of the event now, as far as this process knows."""
+        lease = self._leases.get(event_id)
+        return lease is not None and lease.standing is Standing.UNFENCED
+
     def drop(self, event_id: int) -> None:
         """Gives up a lease whose fence the line has refused: it belongs to another, or must be taken anew."""
         metrics.QUEUE_FENCED.inc()
@@ -176,6 +187,7 @@ class Leases:
         due = {each: lease for each, lease in due.items() if lease.standing is Standing.HELD and lease.due <= now}
         for event_id, vote in (await self._vote({each: lease.fence for each, lease in due.items()})).items():
             lease = due[event_id]
+            lease.hear(now, majority=vote.answers >= self._majority)
             if vote.granted >= self._majority:
                 self._keep(lease, now)
             elif vote.answers >= self._majority:
@@ -226,11 +238,14 @@ class Leases:
     def _decide(self, event_id: int, fence: int, vote: _Vote, began: float) -> None:
         lease = self._leases[event_id]
         lease.fence = max(fence, vote.highest)
+        lease.hear(began, majority=vote.answers >= self._majority)
         if vote.granted >= self._majority and vote.highest < fence:
             self._keep(lease, began)
             _log.info("a lease was taken", extra={"fields": {"event_id": event_id, "fence": fence}})
             return
-        lease.standing = Standing.OTHER if vote.answers >= self._majority else Standing.UNFENCED
+        # One answer that is late, or one connection that takes its time, is no outage.
+        is_outage = lease.silent_since is not None and began - lease.silent_since >= self._renew_after()
+        lease.standing = Standing.UNFENCED if is_outage else Standing.OTHER
         # Several that failed together shall not fail together again.
         pause = min(vote.left, self._renew_after()) if vote.taken else 0.0
         lease.due = self._clock() + pause + random.uniform(0.1, 0.5) * self._renew_after()  # noqa: S311 - spreads load

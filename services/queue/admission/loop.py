@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from services.common import metrics
 from services.queue.admission.failures import Failures
+from services.queue.admission.lease import Leases
 from services.queue.admission.publisher import FactPublisher
 from services.queue.catalog import EventCatalog
-from services.queue.line.domain import EventNotFound, Sale
+from services.queue.line.domain import EventNotFound, Fenced, Sale
 from services.queue.line.store import LineStore
 from services.queue.line.transitions import Tick
 
@@ -23,7 +24,10 @@ _log = logging.getLogger(__name__)
 
 
 class AdmissionLoop:
-    """Ticks every event whose line lives. Any number of processes may run one; the script alone keeps the bounds."""
+    """Ticks every event whose line lives, and of which this process has the lease; without `leases` every such event.
+
+    Any number of processes may run one, with leases or without: the script alone keeps the bounds.
+    """
 
     def __init__(
         self,
@@ -31,12 +35,19 @@ class AdmissionLoop:
         catalog: EventCatalog,
         publisher: FactPublisher,
         hold_draw: Callable[[int, Sale], None],
+        *,
+        leases: Leases | None = None,
+        pace: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._publisher = publisher
         self._hold_draw = hold_draw
+        self._leases = leases
+        self._pace = pace
         self._failures = Failures("admission")
+        # Events in which people can be called now, as of the last tick.
+        self.calling: frozenset[int] = frozenset()
 
     async def tick(self) -> None:
         """Ends what has run out and calls whom the policy allows, in every live line."""
@@ -44,9 +55,12 @@ class AdmissionLoop:
             await self._tick()
 
     async def _tick(self) -> None:
-        sales = await self._sales(await self._store.active_events())
+        held = await self._hold(await self._store.active_events())
+        sales = await self._sales(held)
         waiting = inside = 0
-        for event_id, tick in (await self._admit(sales)).items():
+        ticks = await self._admit(sales, {each: fence for each, fence in held.items() if fence is not None})
+        self.calling = frozenset(event_id for event_id, tick in ticks.items() if tick.calling)
+        for event_id, tick in ticks.items():
             waiting, inside = waiting + tick.waiting, inside + tick.inside
             if tick.unpublished:
                 self._publisher.nudge(event_id)
@@ -57,7 +71,11 @@ class AdmissionLoop:
         metrics.QUEUE_WAITING.set(waiting)
         metrics.QUEUE_INSIDE.set(inside)
 
-    async def _sales(self, event_ids: Sequence[int]) -> dict[int, Sale]:
+    async def _hold(self, event_ids: Sequence[int]) -> Mapping[int, int | None]:
+        """The events that are to be ticked, each with its fence, or with None to be ticked without one."""
+        return dict.fromkeys(event_ids) if self._leases is None else await self._leases.hold(event_ids)
+
+    async def _sales(self, event_ids: Collection[int]) -> dict[int, Sale]:
         answers = await asyncio.gather(*map(self._catalog.sale, event_ids), return_exceptions=True)
         known = {
             event_id: _OVER if isinstance(answer, EventNotFound) else answer
@@ -66,10 +84,12 @@ class AdmissionLoop:
         # An event that inventory could not tell about yet waits for the next tick.
         return {event_id: sale for event_id, sale in known.items() if isinstance(sale, Sale)}
 
-    async def _admit(self, sales: Mapping[int, Sale]) -> dict[int, Tick]:
+    async def _admit(self, sales: Mapping[int, Sale], fences: Mapping[int, int]) -> dict[int, Tick]:
         ticks: dict[int, Tick] = {}
         for _ in range(_ROUNDS):
-            latest = self._failures.without(await self._store.admit_many(sales))
+            paces = dict.fromkeys(sales, self._pace())
+            outcomes = await self._store.admit_many(sales, fences=fences, paces=paces)
+            latest = self._failures.without(self._without_fenced(outcomes))
             ticks.update(latest)
             metrics.QUEUE_CALLED.inc(sum(tick.called for tick in latest.values()))
             metrics.QUEUE_ENDED.labels("expired").inc(sum(tick.expired for tick in latest.values()))
@@ -78,6 +98,13 @@ class AdmissionLoop:
             if not sales:
                 break
         return ticks
+
+    def _without_fenced(self, outcomes: Mapping[int, Tick | Exception]) -> dict[int, Tick | Exception]:
+        fenced = {event_id for event_id, outcome in outcomes.items() if isinstance(outcome, Fenced)}
+        for event_id in fenced:
+            if self._leases is not None:
+                self._leases.drop(event_id)
+        return {event_id: outcome for event_id, outcome in outcomes.items() if event_id not in fenced}
 
 
 def _report_jumpers(ticks: Mapping[int, Tick]) -> None:
