@@ -16,8 +16,10 @@ from services.common.tokens import AdmissionToken, KeyRing
 from services.queue.admission.failures import Failures
 from services.queue.admission.publisher import FactPublisher
 from services.queue.catalog import EventCatalog
+from services.queue.digest.foresight import Foresight
 from services.queue.line.domain import (
     EventNotFound,
+    Expect,
     LanesInvalid,
     Line,
     NotBuilt,
@@ -28,6 +30,7 @@ from services.queue.line.domain import (
     Sale,
     Standing,
     tell,
+    unforeseen,
 )
 from services.queue.line.store import LineStore, to_ms
 from services.queue.line.transitions import Admission, JoinCommand, Joined, Proof
@@ -88,12 +91,14 @@ class WaitingRoom:
         *,
         place_keys: KeyRing,
         admission_keys: KeyRing,
+        foresight: Foresight,
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._rebuilder = rebuilder
         self._publisher = publisher
         self._book = book
+        self._foresight = foresight
         self._place_keys = place_keys
         self._admission_keys = admission_keys
         self._failures = Failures("watchers")
@@ -136,7 +141,11 @@ class WaitingRoom:
                 joined[index] = outcome
         for name, count in Counter(each.outcome for each in joined if isinstance(each, Joined)).items():
             metrics.QUEUE_JOINS.labels(name).inc(count)
-        return [self._outcome(wish, sales[wish.event_id], each) for wish, each in zip(wishes, joined, strict=True)]
+        expects = await self._foresight.expect([each for each, sale in sales.items() if isinstance(sale, Sale)])
+        return [
+            self._outcome(wish, sales[wish.event_id], each, expects.get(wish.event_id, unforeseen))
+            for wish, each in zip(wishes, joined, strict=True)
+        ]
 
     async def _sales(self, events: Iterable[int]) -> dict[int, Sale | BaseException]:
         wanted = list(events)
@@ -175,14 +184,15 @@ class WaitingRoom:
             return await step()
 
     def _outcome(
-        self, wish: JoinWish, sale: Sale | BaseException, joined: Joined | Exception
+        self, wish: JoinWish, sale: Sale | BaseException, joined: Joined | Exception, expect: Expect
     ) -> JoinOutcome | Exception:
         if isinstance(joined, Exception) or not isinstance(sale, Sale):
             return joined if isinstance(joined, Exception) else _failure(sale)
         standing = joined.standing
         join_us = standing.join_us or (wish.proof.join_us if wish.proof else 0)
         proof = SignedPlace(wish.user_id, wish.event_id, standing.lane, join_us, standing.score)
-        return JoinOutcome(tell(standing, joined.line, sale), proof.encode(self._place_keys), not joined.fresh)
+        place = tell(standing, joined.line, sale, expect)
+        return JoinOutcome(place, proof.encode(self._place_keys), not joined.fresh)
 
     async def _keep_going(self, event_id: int, line: Line, standings: Iterable[Standing | None], sale: Sale) -> None:
         """Has the line ticked while somebody waits and looks.
@@ -203,7 +213,8 @@ class WaitingRoom:
         if standing is None:
             raise PlaceNotFound
         await self._keep_going(event_id, line, [standing], sale)
-        return line, tell(standing, line, sale)
+        expects = await self._foresight.expect([event_id])
+        return line, tell(standing, line, sale, expects[event_id])
 
     async def places(self, wanted: Mapping[int, Sequence[int]]) -> dict[int, dict[int, Place | None]]:
         """Places by event and user, read in one pipeline; None for who has none, also where the event is no more.
@@ -222,10 +233,11 @@ class WaitingRoom:
         if unbuilt:
             await self._build(unbuilt)
             readings |= await self._store.read_many({event_id: wanted[event_id] for event_id in unbuilt})
+        expects = await self._foresight.expect(sales)
         for event_id, (line, standings) in self._failures.without(readings).items():
-            sale = sales[event_id]
+            sale, expect = sales[event_id], expects[event_id]
             await self._keep_going(event_id, line, standings.values(), sale)
-            told[event_id] = {user: tell(each, line, sale) if each else None for user, each in standings.items()}
+            told[event_id] = {user: tell(each, line, sale, expect) if each else None for user, each in standings.items()}
         return told
 
     async def watch(self, event_id: int, user_id: int) -> AsyncIterator[Place]:

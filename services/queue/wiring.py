@@ -25,6 +25,7 @@ from services.queue.challenge import ProofOfWork
 from services.queue.digest import accuracy, feed
 from services.queue.digest.accuracy import AccuracyLog
 from services.queue.digest.feed import DigestFeed
+from services.queue.digest.foresight import Foresight
 from services.queue.digest.reader import reader_of
 from services.queue.digest.store import DigestStore
 from services.queue.door import Door
@@ -75,6 +76,7 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
         line_book,
         place_keys=KeyRing.parse(settings.place_keys.get_secret_value()),
         admission_keys=KeyRing.parse(settings.admission_keys.get_secret_value()),
+        foresight=Foresight(reader),
     )
     digests = DigestFeed(reader)
 

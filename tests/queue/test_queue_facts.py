@@ -22,6 +22,9 @@ from services.queue.line.store import LineStore
 from services.queue.restore.book import LineBook
 from services.queue.restore.rebuild import Rebuilder
 from services.queue.restore.store import RestoreStore
+from services.queue.digest.foresight import Foresight
+from services.queue.digest.reader import reader_of
+from services.queue.digest.store import DigestStore
 from services.queue.waiting_room import JoinWish, WaitingRoom
 from tests.notify.gate import Door, Gate, gate_to
 from tests.queue.flushes import story
@@ -92,14 +95,16 @@ class Room:
         self.rebuilder = Rebuilder(RestoreStore(redis), self.book, NoDraw(), grace=grace, limit=limit)
         self.publisher = told(self.store, self.writer)  # type: ignore[arg-type] # the one method that is used
         self.publisher.room = self  # type: ignore[attr-defined] # for the one below
+        catalog: Any = Catalog()
         self.waiting = WaitingRoom(
             self.store,
-            Catalog(),  # type: ignore[arg-type] # the one method that is used
+            catalog,
             self.rebuilder,
             self.publisher,
             self.book,
             place_keys=KeyRing.parse(PLACE_KEYS),
             admission_keys=KeyRing.parse(ADMISSION_KEYS),
+            foresight=Foresight(reader_of(DigestStore(redis), self.store, catalog)),
         )
 
     async def call(self, *users: int) -> None:

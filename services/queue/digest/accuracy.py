@@ -110,7 +110,7 @@ def _short(digest: Digest, lane: int) -> tuple[LaneScores, ForecastTable]:
         array("q", [scores[index] for index in picked]),
         array("q", [positions[index] for index in picked]),
     )
-    return short, digest.prospects.table(lane)
+    return short, digest.tables[lane]
 
 
 def _outcomes(kept: Sequence[_Kept], fact: Fact) -> Iterator[str]:

@@ -17,6 +17,9 @@ from services.queue.line.store import LineStore
 
 # Events whose newest digest is remembered: some 100 kB each while a million wait, and next to nothing for quiet ones.
 _MAX_EVENTS: Final = 256
+# A forecast is renewed when it is older, and not told at all when it is much older.
+_RENEWED_SECONDS: Final = 1.0
+_OLDEST_SECONDS: Final = 10.0
 
 
 class DigestReader:
@@ -33,17 +36,27 @@ class DigestReader:
         taken_at, digest = self._newest.get(event_id, (float("-inf"), None))
         if digest is not None and self._clock() - taken_at <= max_age.total_seconds():
             return digest
-        return await self._take_once(event_id)
+        return await asyncio.shield(self._start(event_id))
 
-    async def _take_once(self, event_id: int) -> Digest:
-        # One reading for all who want it; it must not end because one of them goes away.
+    async def recent(self, event_id: int) -> Digest:
+        """A digest of the last seconds, without waiting for it unless there is none. Raises as `digest`."""
+        taken_at, digest = self._newest.get(event_id, (float("-inf"), None))
+        age = self._clock() - taken_at
+        if digest is None or age > _OLDEST_SECONDS:
+            return await asyncio.shield(self._start(event_id))
+        if age > _RENEWED_SECONDS:
+            self._start(event_id)
+        return digest
+
+    def _start(self, event_id: int) -> asyncio.Task[Digest]:
+        """One reading for all who want it; it must not end because one of them goes away, hence the shields."""
         task = self._taking.get(event_id)
         if task is None:
             # In an empty context, so that the first one's deadline does not bound the others.
             task = asyncio.get_running_loop().create_task(self._take(event_id), context=contextvars.Context())
             self._taking[event_id] = task
             task.add_done_callback(lambda done: self._taken(event_id, done))
-        return await asyncio.shield(task)
+        return task
 
     async def _take(self, event_id: int) -> Digest:
         started = self._clock()

@@ -6,13 +6,13 @@ from datetime import timedelta
 
 from boxoffice.queue.v1 import queue_service_pb2 as pb
 
-from services.common.place_in_digest import ForecastTable, Told
+from services.common.place_in_digest import ForecastTable, Told, told_at
 from services.queue import packing
 from services.queue.digest.forecast import Prospects
 from services.queue.digest.odds import Demand
 from services.queue.digest.snapshot import LaneSnapshot, LineSnapshot
 from services.queue.digest.throughput import Throughput, first_stay, observed_stay
-from services.queue.line.domain import Lane, Mode, Policy, Sale, SaleState
+from services.queue.line.domain import NO_WAIT, Lane, Mode, Outlook, Policy, Sale, SaleState
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,16 @@ class Digest:
     rules: Mapping[int, Lane]
     """The lanes in use, and those in which people still wait."""
     state: SaleState
-    prospects: Prospects
+    tables: Mapping[int, ForecastTable]
+    """What is told of the wait, by lane."""
+    in_draw: Told | None
+    """What everyone in the draw is told, while there is one."""
+
+    def expect(self, lane: int, position: int) -> Outlook:
+        """What is told of the wait at a position of a lane; 0: in the draw."""
+        table = self.tables.get(lane)
+        told = told_at(position, table) if position and table else self.in_draw
+        return NO_WAIT if told is None else Outlook(*told[:4])
 
 
 def digest_of(line: LineSnapshot, policy: Policy, sale: Sale) -> Digest:
@@ -42,7 +51,8 @@ def digest_of(line: LineSnapshot, policy: Policy, sale: Sale) -> Digest:
         demand=Demand(line.called, line.inside, line.seats_left, line.seats_total, line.sold_out),
         is_over=state.is_over,
     )
-    return Digest(line, rules, state, prospects)
+    tables = {lane: prospects.table(lane) for lane in rules}
+    return Digest(line, rules, state, tables, prospects.in_draw(line.in_draw) if line.in_draw else None)
 
 
 def sale_state(line: LineSnapshot, mode: Mode, sale: Sale) -> SaleState:
@@ -85,8 +95,8 @@ def message(digest: Digest) -> pb.WatchDigestResponse:
         lanes=[_lane(digest, lane, line.lanes[lane]) for lane in digest.rules],
         changed_user_ids=line.changed,
     )
-    if line.in_draw:
-        told.in_draw.CopyFrom(_forecast(0, digest.prospects.in_draw(line.in_draw)))
+    if digest.in_draw:
+        told.in_draw.CopyFrom(_forecast(0, digest.in_draw))
     return told
 
 
@@ -99,7 +109,7 @@ def _lane(digest: Digest, number: int, lane: LaneSnapshot) -> pb.LaneDigest:
         front=lane.scores.front,
         samples=lane.scores.samples,
         sample_positions=lane.scores.sample_positions,
-        forecast=_table(digest.prospects.table(number)),
+        forecast=_table(digest.tables[number]),
     )
 
 

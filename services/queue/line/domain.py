@@ -1,7 +1,7 @@
 """The rules of a line: what a place is, how it is told, how the line is run, and what can be refused."""
 
 import enum
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
@@ -12,13 +12,6 @@ _POLL_CALLED: Final = timedelta(seconds=2)
 _POLL_BACK: Final = timedelta(seconds=8)
 # Someone whose turn is a minute and a half away asks every eight seconds: a tenth of the wait is soon enough.
 _POLL_SHARE_OF_WAIT: Final = 0.1
-
-# The 90th percentile of the standard normal distribution.
-_Z90: Final = 1.2816
-# How far the rate of the next minutes may fall below the observed one; to be fitted when the accuracy is measured.
-_RATE_SLACK: Final = 1.3
-_SLOWEST_RATE: Final = 0.001
-_LONGEST_SECONDS: Final = 86_400.0
 
 _LANES: Final = 4
 _LONGEST_NAME: Final = 40
@@ -231,6 +224,14 @@ class Outlook(NamedTuple):
 
 NO_WAIT: Final = Outlook(0.0, 0.0, 0.0)
 
+# What is told at a position of a lane, from 1 on; 0 stands for everyone in the draw.
+Expect = Callable[[int, int], Outlook]
+
+
+def unforeseen(_lane: int, _position: int) -> Outlook:
+    """What is told of a wait while nothing is known of it."""
+    return NO_WAIT
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -270,12 +271,6 @@ class Line:
     def lane(self, number: int) -> Lane:
         """How a lane is run. One that is not in use, but has people, is called from as if it were."""
         return next((lane for lane in self.lanes if lane.number == number), Lane(number, str(number), 1))
-
-    def calls_until(self, number: int, position: int) -> float:
-        """People who are called, from all lanes, until `position` of this lane is; a lane may run empty before."""
-        turns = position / self.lane(number).weight
-        others = ((count, self.lane(other)) for other, count in enumerate(self.waiting) if count and other != number)
-        return position + sum(min(count, turns * lane.weight) for count, lane in others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +354,7 @@ def sale_state(line: Line, sale: Sale) -> SaleState:
     return SaleState.HELD if line.mode is Mode.HOLD else SaleState.OPEN
 
 
-def tell(standing: Standing, line: Line, sale: Sale) -> Place:
+def tell(standing: Standing, line: Line, sale: Sale, expect: Expect = unforeseen) -> Place:
     """The place of one person at the instant of `line`. Until the draw is held, nobody learns anything of an order."""
     state, selling = standing.at(line.now), sale_state(line, sale)
     waits = state is PlaceState.WAITING
@@ -369,7 +364,7 @@ def tell(standing: Standing, line: Line, sale: Sale) -> Place:
         position=ahead + 1 if waits and line.is_held else 0,
         ahead=ahead,
         total_waiting=line.total_waiting,
-        outlook=_outlook(standing, line, sale) if waits and not selling.is_over else NO_WAIT,
+        outlook=_outlook(standing, line, expect) if waits and not selling.is_over else NO_WAIT,
         seats_left=line.seats_left,
         sale_state=selling,
         score=standing.score,
@@ -381,30 +376,11 @@ def tell(standing: Standing, line: Line, sale: Sale) -> Place:
     )
 
 
-def _outlook(standing: Standing, line: Line, sale: Sale) -> Outlook:
-    opens_in = max((sale.open_time - line.now).total_seconds(), 0.0)
+def _outlook(standing: Standing, line: Line, expect: Expect) -> Outlook:
     if standing.call_again is not None:
         again_in = max((standing.call_again - line.now).total_seconds(), 0.0)
         return Outlook(again_in, again_in, again_in)
-    if not line.is_held:
-        # Any place is as likely as any other.
-        everyone = line.total_waiting
-        tenths = (expect(everyone * share, line.rate_per_second, opens_in) for share in (0.1, 0.5, 0.9))
-        first, half, last = tenths
-        return Outlook(first.p10, half.p50, last.p90)
-    return expect(line.calls_until(standing.lane, standing.ahead + 1), line.rate_per_second, opens_in)
-
-
-def expect(calls: float, rate_per_second: float, opens_in: float) -> Outlook:
-    """When a place is called that so many calls come before and with.
-
-    Calls are taken as a Poisson process of the observed rate, which itself may move by a quarter: the first makes the
-    range wide at the front, the second at the back. An operator's hold cannot be foreseen and is not in it.
-    """
-    rate, spread = max(rate_per_second, _SLOWEST_RATE), _Z90 * math.sqrt(calls)
-    waits = (max(calls / _RATE_SLACK - spread, 0.0), calls, calls * _RATE_SLACK + spread)
-    p10, p50, p90 = (min(opens_in + wait / rate, _LONGEST_SECONDS) for wait in waits)
-    return Outlook(p10, p50, p90)
+    return expect(standing.lane, standing.ahead + 1 if line.is_held else 0)
 
 
 def poll_after(place: Place, jitter: float) -> timedelta:
