@@ -99,10 +99,13 @@ async def test_who_left_or_stands_already_gets_no_place(here: House) -> None:
     assert await here.store.close(EVENT, SALE.open_time)
     await leave(here.redis, gone)
     await here.redis.zadd(line_key(EVENT, "lane_3"), {str(renewed): JOINED_US})
-    await here.redis.zadd(line_key(EVENT, "missed"), {str(missed): JOINED_US})
+    await cast("Any", here.redis.hset(line_key(EVENT, "lanes"), str(renewed), 3))
+    later = int((datetime.now(UTC) + timedelta(seconds=1)).timestamp() * 1000)
+    await cast("Any", here.redis.hset(line_key(EVENT, "places"), str(missed), f"M:5:0:{later}:1"))
     await here.holder.run(EVENT, SALE)
+    everyone[renewed] = 3
     wanted = expected(everyone)
-    for user in (gone, renewed, missed):
+    for user in (gone, missed):
         del wanted[everyone[user]][user]
     wanted[3][renewed] = JOINED_US
     assert await standing(here.redis) == wanted

@@ -13,6 +13,8 @@ and comes to the same places. What makes it so:
 import asyncio
 import logging
 import uuid
+from array import array
+from collections.abc import Sequence
 from typing import Final
 
 from redis.exceptions import RedisError
@@ -23,9 +25,11 @@ from services.common.eventlog.port import EventLogUnavailable
 from services.queue.draw.entrants import Entrants
 from services.queue.draw.log import DrawLog
 from services.queue.draw.outcome import Closed, LineLost, Outcome, Seeds
-from services.queue.draw.store import ENTERED_AT_ONCE, DrawStore
+from services.queue.draw.store import DrawStore
 from services.queue.line.domain import Sale
 
+# People who get their places in one run, about: some milliseconds of Redis.
+_AT_ONCE: Final = 500
 # A draw that failed is held again after this time: what was away is not asked five times a second.
 RETRY_SECONDS: Final = 1.0
 
@@ -107,8 +111,8 @@ class DrawHolder:
 
     async def _enter(self, event_id: int, outcome: Outcome, entrants: Entrants, expected: int) -> None:
         present = 0
-        for users, _ in entrants.parts(ENTERED_AT_ONCE):
-            present += await self._store.enter(event_id, outcome.key, users, draw.scores(outcome.key, users))
+        for pairs in await _by_score(outcome.key, entrants):
+            present += await self._store.enter(event_id, outcome.key, pairs)
         if not present == expected == len(entrants):
             await self._reconcile(event_id, outcome, entrants)
 
@@ -120,5 +124,16 @@ class DrawHolder:
         """
         strangers = {user: joined async for user, joined in self._store.strangers(event_id, entrants)}
         for user_id, joined_us in strangers.items():
-            await self._store.enter(event_id, outcome.key, [user_id], [joined_us])
+            await self._store.enter(event_id, outcome.key, [user_id, joined_us])
         await self._store.take_over(event_id, entrants, list(strangers), outcome.close_time)
+
+
+async def _by_score(key: bytes, entrants: Entrants) -> Sequence["array[int]"]:
+    """Account and score in turn, those of similar scores together: so Redis finds their places twice as fast."""
+    count = len(entrants) // _AT_ONCE + 1
+    batches = [array("q") for _ in range(count)]
+    for users, _ in entrants.parts():
+        for user_id, score in zip(users, draw.scores(key, users), strict=True):
+            batches[score * count >> draw.SCORE_BITS].extend((user_id, score))
+        await asyncio.sleep(0)
+    return [batch for batch in batches if batch]

@@ -7,7 +7,6 @@ redis.exceptions.RedisError when Redis does not answer.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +25,8 @@ _DECIDE: Final = Script.load(_LUA / "decide.lua")
 _ENTER: Final = Script.load(_LUA / "enter.lua")
 _HOLD: Final = Script.load(_LUA / "hold.lua")
 
-# People who get their places in one run: one to two milliseconds of Redis.
-ENTERED_AT_ONCE: Final = 500
+# People written in one run: one to two milliseconds of Redis.
+_AT_ONCE: Final = 500
 # Parts of a list that are read or written at a time.
 _PARTS: Final = 10
 
@@ -90,14 +89,17 @@ class DrawStore:
         if not await _DECIDE.call(self._redis, line_keys(_DECIDE, event_id), args):
             raise LineLost("another outcome stands in Redis")
 
-    async def enter(self, event_id: int, key: bytes, users: Sequence[int], scores: Sequence[int]) -> int:
-        """Gives people who take part their places; answers how many of them do. Raises LineLost. Safe to repeat."""
-        args: Args = {"key": key, "pairs": list(chain.from_iterable(zip(users, scores, strict=True)))}
+    async def enter(self, event_id: int, key: bytes, pairs: Sequence[int]) -> int:
+        """Gives people who take part their places; answers how many of them do. Raises LineLost. Safe to repeat.
+
+        `pairs` are account and score, in turn.
+        """
+        args: Args = {"key": key, "pairs": pairs}
         done, *rest = await _ENTER.call(self._redis, line_keys(_ENTER, event_id), args)
         if done:
             return int(rest[0])
         if rest[0] == b"HELD":  # by another holder: everyone has a place
-            return len(users)
+            return len(pairs) // 2
         raise LineLost("the line was lost while places were given")
 
     async def strangers(self, event_id: int, entrants: Entrants) -> AsyncIterator[tuple[int, int]]:
@@ -121,7 +123,7 @@ class DrawStore:
         key = line_key(event_id, "entrants")
         if strangers:
             await self._redis.zrem(key, *strangers)
-        for users, _ in entrants.parts(ENTERED_AT_ONCE):
+        for users, _ in entrants.parts(_AT_ONCE):
             await self._redis.zadd(key, dict.fromkeys(map(str, users), to_ms(close_time) * 1000), nx=True)
 
     async def hold(self, event_id: int, key: bytes) -> None:

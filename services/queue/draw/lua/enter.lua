@@ -7,18 +7,17 @@ KEYS
   5 lanes     hash: user id to lane, of those who are not in lane 0
   6 entrants  sorted set of those who take part in the draw
   7 places    hash of places that left the line: user id to "state:score:until_ms:since_ms:calls"
-  8 missed    sorted set of those who missed a call
-  9 draw      hash: how far the draw is
+  8 draw      hash: how far the draw is
 ARGV
   1 key       the key of the draw that the scores are of
   2 pairs...  user id and score, in turn; 2,000 of both at most
 RETURNS
-  {1, present, entered}  how many of them take part, and how many of those got a place by this run
-  {0, "REASON"}          HELD (everyone has a place already), OTHER_DRAW (the line was lost meanwhile)
-COMPLEXITY O(m log n) for m people of those who wait
+  {1, present}     how many of them take part; all of those have a place now, or gave it up
+  {0, "REASON"}    HELD (everyone has a place already), OTHER_DRAW (the line was lost meanwhile)
+COMPLEXITY O(m log n) for m people of those who wait; faster when their scores are close together
 ]]
 local users, lane_1, lane_2, lane_3, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local entrants, places, missed, draw = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local entrants, places, draw = KEYS[6], KEYS[7], KEYS[8]
 local key = ARGV[1]
 
 local known = redis.call('HMGET', draw, 'key', 'held_ms', 'closed_ms')
@@ -31,32 +30,24 @@ for i = 2, #ARGV, 2 do
 end
 
 local takes_part = redis.call('ZMSCORE', entrants, unpack(ids))
-local lane_of = redis.call('HMGET', lanes, unpack(ids))
-local ended = redis.call('HMGET', places, unpack(ids))
-local standing = {}
-for _, place in ipairs({users, lane_1, lane_2, lane_3, missed}) do
-  for i, score in ipairs(redis.call('ZMSCORE', place, unpack(ids))) do
-    standing[i] = standing[i] or score
-  end
-end
-
-local given, present, entered = {}, 0, 0
-for i, user_id in ipairs(ids) do
-  -- A record that is older than the list is of a place that its owner gave up before entering again.
-  local since_ms = ended[i] and tonumber(string.match(ended[i], '^[^:]*:[^:]*:[^:]*:(%d+)')) or 0
+local lane_of = redis.call('EXISTS', lanes) == 1 and redis.call('HMGET', lanes, unpack(ids)) or {}
+local ended = redis.call('EXISTS', places) == 1 and redis.call('HMGET', places, unpack(ids)) or {}
+local given, present = {['0'] = {}, ['1'] = {}, ['2'] = {}, ['3'] = {}}, 0
+for i = 1, #ids do
   if takes_part[i] then
     present = present + 1
-    if not standing[i] and since_ms < closed_ms then
-      local lane = tonumber(lane_of[i] or 0)
-      given[lane] = given[lane] or {}
-      table.insert(given[lane], scores[i])
-      table.insert(given[lane], user_id)
-      entered = entered + 1
+    -- A record that is older than the list is of a place that its owner gave up before entering again.
+    if not ended[i] or tonumber(string.match(ended[i], '^[^:]*:[^:]*:[^:]*:(%d+)')) < closed_ms then
+      local pairs_of_lane = given[lane_of[i] or '0']
+      pairs_of_lane[#pairs_of_lane + 1] = scores[i]
+      pairs_of_lane[#pairs_of_lane + 1] = ids[i]
     end
   end
 end
+-- Who has a place already, by an earlier run or having left and joined anew, keeps it: NX.
+local sets, entered = {['0'] = users, ['1'] = lane_1, ['2'] = lane_2, ['3'] = lane_3}, 0
 for lane, pairs_of_lane in pairs(given) do
-  redis.call('ZADD', ({[0] = users, lane_1, lane_2, lane_3})[lane], 'NX', unpack(pairs_of_lane))
+  if #pairs_of_lane > 0 then entered = entered + redis.call('ZADD', sets[lane], 'NX', unpack(pairs_of_lane)) end
 end
 if entered > 0 then redis.call('HINCRBY', draw, 'entered', entered) end
-return {1, present, entered}
+return {1, present}
