@@ -237,7 +237,9 @@ class WaitingRoom:
         for event_id, (line, standings) in self._failures.without(readings).items():
             sale, expect = sales[event_id], expects[event_id]
             await self._keep_going(event_id, line, standings.values(), sale)
-            told[event_id] = {user: tell(each, line, sale, expect) if each else None for user, each in standings.items()}
+            told[event_id] = {
+                user: tell(standing, line, sale, expect) if standing else None for user, standing in standings.items()
+            }
         return told
 
     async def watch(self, event_id: int, user_id: int) -> AsyncIterator[Place]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import redis as blocking
@@ -17,14 +18,14 @@ from services.common.eventlog.port import EventLog, EventLogUnavailable, EventLo
 from services.common.eventlog.topics import TOPICS
 from services.common.keyring import KeyRing
 from services.queue.admission.publisher import FactPublisher
+from services.queue.digest.foresight import Foresight
+from services.queue.digest.reader import reader_of
+from services.queue.digest.store import DigestStore
 from services.queue.line.domain import PlaceState, Sale
 from services.queue.line.store import LineStore
 from services.queue.restore.book import LineBook
 from services.queue.restore.rebuild import Rebuilder
 from services.queue.restore.store import RestoreStore
-from services.queue.digest.foresight import Foresight
-from services.queue.digest.reader import reader_of
-from services.queue.digest.store import DigestStore
 from services.queue.waiting_room import JoinWish, WaitingRoom
 from tests.notify.gate import Door, Gate, gate_to
 from tests.queue.flushes import story
