@@ -141,6 +141,7 @@ class WaitingRoom:
                 joined[index] = outcome
         for name, count in Counter(each.outcome for each in joined if isinstance(each, Joined)).items():
             metrics.QUEUE_JOINS.labels(name).inc(count)
+            metrics.QUEUE_RESTORED.labels("owner").inc(count if name == "restored" else 0)
         expects = await self._foresight.expect([each for each, sale in sales.items() if isinstance(sale, Sale)])
         return [
             self._outcome(wish, sales[wish.event_id], each, expects.get(wish.event_id, unforeseen))

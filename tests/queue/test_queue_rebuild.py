@@ -15,15 +15,17 @@ from redis.asyncio import Redis
 from services.common.eventlog import open_event_log
 from services.common.eventlog.port import EventLog, EventLogUnavailable, EventLogWriter
 from services.common.eventlog.topics import QUEUE_EVENTS, TOPICS
-from services.queue.line.domain import Mode
-from services.queue.line.store import line_key
+from services.queue.admission.loop import AdmissionLoop
+from services.queue.admission.publisher import FactPublisher
+from services.queue.line.domain import Mode, Sale
+from services.queue.line.store import LineStore, line_key
 from services.queue.restore import store as store_module
 from services.queue.restore.book import LineBook
 from services.queue.restore.history import History, SpentPlace
 from services.queue.restore.rebuild import Rebuilder
 from services.queue.restore.store import Opening, RestoreStore
 from tests import support
-from tests.queue.lines import EVENT, POLICY
+from tests.queue.lines import EVENT, OPEN_SALE, POLICY
 from tests.queue.neighbours import stamp
 
 LOST = Opening(restoring=True, grace=timedelta(seconds=10), limit=timedelta(minutes=5))
@@ -228,3 +230,30 @@ async def test_a_line_that_was_built_is_not_cleared(redis: Redis) -> None:
 
     assert await store.begin(EVENT) is None
     assert not await store.write(EVENT, attempt, PEOPLE)
+
+
+class Catalog:
+    """One event, which is on sale."""
+
+    async def sale(self, event_id: int) -> Sale:
+        assert event_id == EVENT
+        return OPEN_SALE
+
+
+async def test_a_tick_has_a_lost_line_rebuilt(redis: Redis, log: EventLog, writer: EventLogWriter) -> None:
+    store, rebuilder = LineStore(redis, POLICY), _rebuilder(redis, log, writer)
+    held: list[object] = []
+    loop = AdmissionLoop(
+        store,
+        Catalog(),  # type: ignore[arg-type] # the one method that is used
+        FactPublisher(store, writer),
+        lambda *draw: held.append(draw),
+        rebuild=rebuilder.nudge,
+    )
+    await store.activate(EVENT)
+
+    await loop.tick()
+
+    await support.eventually(lambda: RestoreStore(redis).is_built(EVENT))
+    await loop.tick()
+    assert held

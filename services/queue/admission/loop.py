@@ -11,7 +11,7 @@ from services.queue.admission.failures import Failures
 from services.queue.admission.lease import Leases
 from services.queue.admission.publisher import FactPublisher
 from services.queue.catalog import EventCatalog
-from services.queue.line.domain import EventNotFound, Fenced, Sale
+from services.queue.line.domain import EventNotFound, Fenced, NotBuilt, Sale
 from services.queue.line.store import LineStore
 from services.queue.line.transitions import Tick
 
@@ -38,6 +38,7 @@ class AdmissionLoop:
         *,
         leases: Leases | None = None,
         pace: Callable[[], float] = lambda: 1.0,
+        rebuild: Callable[[int], None] = lambda _event_id: None,
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -45,6 +46,7 @@ class AdmissionLoop:
         self._hold_draw = hold_draw
         self._leases = leases
         self._pace = pace
+        self._rebuild = rebuild
         self._failures = Failures("admission")
         # Events in which people can be called now, as of the last tick.
         self.calling: frozenset[int] = frozenset()
@@ -89,7 +91,7 @@ class AdmissionLoop:
         for _ in range(_ROUNDS):
             paces = dict.fromkeys(sales, self._pace())
             outcomes = await self._store.admit_many(sales, fences=fences, paces=paces)
-            latest = self._failures.without(self._without_fenced(outcomes))
+            latest = self._failures.without(self._without_unbuilt(self._without_fenced(outcomes)))
             ticks.update(latest)
             metrics.QUEUE_CALLED.inc(sum(tick.called for tick in latest.values()))
             metrics.QUEUE_ENDED.labels("expired").inc(sum(tick.expired for tick in latest.values()))
@@ -105,6 +107,13 @@ class AdmissionLoop:
             if self._leases is not None:
                 self._leases.drop(event_id)
         return {event_id: outcome for event_id, outcome in outcomes.items() if event_id not in fenced}
+
+    def _without_unbuilt(self, outcomes: Mapping[int, Tick | Exception]) -> dict[int, Tick | Exception]:
+        """Has lost lines rebuilt, also when those who were called do not look: others wait for their slots."""
+        unbuilt = {event_id for event_id, outcome in outcomes.items() if isinstance(outcome, NotBuilt)}
+        for event_id in unbuilt:
+            self._rebuild(event_id)
+        return {event_id: outcome for event_id, outcome in outcomes.items() if event_id not in unbuilt}
 
 
 def _report_jumpers(ticks: Mapping[int, Tick]) -> None:
