@@ -52,7 +52,8 @@ def digest_of(line: LineSnapshot, policy: Policy, sale: Sale) -> Digest:
         is_over=state.is_over,
     )
     tables = {lane: prospects.table(lane) for lane in rules}
-    return Digest(line, rules, state, tables, prospects.in_draw(line.in_draw) if line.in_draw else None)
+    in_draw = None if line.draw_held or not line.entrants else prospects.in_draw(line.entrants)
+    return Digest(line, rules, state, tables, in_draw)
 
 
 def sale_state(line: LineSnapshot, mode: Mode, sale: Sale) -> SaleState:
