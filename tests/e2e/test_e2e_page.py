@@ -9,8 +9,10 @@ import pytest
 from playwright.async_api import Page, expect
 
 from deploy.local.stack import Stack
+from services.common.redis import open_redis
 from tests.e2e.browser import chromium
 from tests.e2e.shop import Shop
+from tests.support import eventually
 
 # Where the pictures of the last run go, to be looked at.
 PICTURES = Path(__file__).parents[2] / ".boxoffice" / "pictures"
@@ -116,3 +118,69 @@ async def test_the_page_keeps_the_place_after_a_reload(page: Page, shop: Shop) -
     await page.reload()
     await expect(page.locator("#position")).to_have_text("1")
     await expect(page.locator("#waiting")).to_contain_text("2")
+
+
+@pytest.mark.slow
+async def test_from_the_draw_to_the_seats_by_hand(page: Page, shop: Shop) -> None:
+    # Long enough to sign up and look around on a busy machine.
+    event_id = await shop.seed("--hall", "club", "--name", "새벽 추첨", "--opens-in", "20")
+    policy, line = f"/api/events/{event_id}/queue/policy", f"/api/events/{event_id}/queue"
+    operator = await shop.operator()
+    await shop.ok("PATCH", policy, person=operator, json_body={"mode": "HOLD"})
+    await shop.ok("POST", line, person=await shop.sign_up(), json_body={})
+    commitment = (await shop.ok("GET", f"{line}/draw"))["commitment"]
+
+    await page.goto(f"/?event={event_id}")
+    await sign_up(page)
+    await expect(page.get_by_role("heading", level=1)).to_have_text("순서 추첨에 참여하고 있어요")
+    await expect(page.locator("#entrants")).to_have_text("2 명", timeout=10_000)
+    await expect(page.locator(".verify")).to_contain_text(commitment)
+    await expect(page.locator("#position")).to_have_count(0)
+    await picture(page, "9-draw")
+
+    await expect(page.locator("#position")).to_have_text(re.compile("^[12]$"), timeout=60_000)
+    await expect(page.locator("#note")).to_contain_text("멈췄습니다")
+    await page.locator("summary").click()
+    await expect(page.locator(".verify")).to_contain_text(commitment)
+    await expect(page.locator(".verify")).to_contain_text("이 브라우저가 확인했습니다")
+    await expect(page.locator(".verify")).to_contain_text("내 번호도")
+    async with page.expect_download() as receipt:
+        await page.get_by_role("button", name="내 영수증 내려받기").click()
+    assert (await receipt.value).suggested_filename == "receipt.jws"
+    await picture(page, "10-drawn")
+
+    # A reload finds the place, and an operator opens the line.
+    position = await page.locator("#position").text_content()
+    await page.reload()
+    await expect(page.locator("#position")).to_have_text(position or "")
+    await shop.ok("PATCH", policy, person=operator, json_body={"mode": "OPEN"})
+    await page.get_by_role("button", name="지금 예매하기").click(timeout=30_000)
+    await expect(page.get_by_role("heading", level=1)).to_have_text("좌석을 고르세요")
+
+
+async def test_the_page_brings_its_place_back_after_a_loss_of_redis(page: Page, shop: Shop, whole_stack: Stack) -> None:
+    event_id = await shop.seed()
+    operator = await shop.operator()
+    line = f"/api/events/{event_id}/queue"
+    await shop.ok("PATCH", f"{line}/policy", person=operator, json_body={"mode": "HOLD"})
+    await shop.ok("POST", line, person=await shop.sign_up(), json_body={})
+    await page.goto(f"/?event={event_id}")
+    await sign_up(page)
+    await expect(page.locator("#position")).to_have_text("2")
+
+    async with open_redis(whole_stack.site.redis_url(1)) as redis:
+        await redis.flushdb()
+    # Somebody without a proof is there first, and still stands behind.
+    late = await shop.sign_up()
+
+    async def joined() -> bool:
+        return (await shop.call("POST", line, person=late, json_body={})).status < 300
+
+    await eventually(joined)
+    await expect(page.locator("#position")).to_have_text("1", timeout=30_000)
+    await picture(page, "11-restored")
+
+    async def behind() -> bool:
+        return bool((await shop.ok("GET", f"{line}/me", person=late))["place"]["position"] == 2)
+
+    await eventually(behind)
