@@ -20,10 +20,13 @@ RETURNS
   {0}          the line is built
 COMPLEXITY O(1): what is large is freed in the background
 ]]
-local line, attempt = KEYS[1], ARGV[1]
+local line, users, lane_1, lane_2, lane_3 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local lanes, entrants, ready, admitted = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local missed, changed, places, draw = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local attempt = ARGV[1]
 local time = redis.call('TIME')
 
 if redis.call('HEXISTS', line, 'built') == 1 then return {0} end
-for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
+redis.call('UNLINK', users, lane_1, lane_2, lane_3, lanes, entrants, ready, admitted, missed, changed, places, draw)
 redis.call('HSET', line, 'rebuilding', attempt)
 return {1, time[1] * 1000000 + time[2]}

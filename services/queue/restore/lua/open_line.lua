@@ -21,15 +21,16 @@ COMPLEXITY O(1)
 ]]
 local line, policy, rebuild = KEYS[1], KEYS[2], KEYS[3]
 local attempt, restoring, grace_ms, limit_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local last_score, first_mark, first_rule = ARGV[5], 6, 10
+local last_score, mark_0, mark_1, mark_2, mark_3 = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local rules = {unpack(ARGV, 10)}
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local known = redis.call('HMGET', line, 'built', 'rebuilding')
 if known[1] or known[2] ~= attempt then return 0 end
 
-for lane = 0, 3 do redis.call('HSET', line, 'watermark:' .. lane, ARGV[first_mark + lane]) end
 -- What an operator has set since the loss is newer than what the log told.
-for i = first_rule, #ARGV, 2 do redis.call('HSETNX', policy, ARGV[i], ARGV[i + 1]) end
+for i = 1, #rules, 2 do redis.call('HSETNX', policy, rules[i], rules[i + 1]) end
+redis.call('HSET', line, 'watermark:0', mark_0, 'watermark:1', mark_1, 'watermark:2', mark_2, 'watermark:3', mark_3)
 redis.call('HSET', line, 'built', string.format('%d%06d', time[1], time[2]), 'last_score', last_score,
   'restoring_until_ms', restoring == '1' and now_ms + math.min(grace_ms, limit_ms) or 0, 'restoring_limit_ms', now_ms + limit_ms)
 redis.call('HDEL', line, 'rebuilding')
