@@ -38,9 +38,11 @@ def store_of(redis: Redis, **changes: Any) -> LineStore:
     return SelfBuilding(redis, replace(POLICY, **changes))
 
 
-async def build(redis: Redis, event_id: int = EVENT) -> None:
-    """Has a new line there, of which the draw was held long ago."""
+async def build(redis: Redis, event_id: int = EVENT, *, is_held: bool = True) -> None:
+    """Has a new line there, of which the draw was held long ago, or is still to be held."""
     await LineStore(redis, POLICY).build(event_id, restoring=False)
+    if not is_held:
+        return
     held: dict[Any, Any] = {"closed_ms": 1, "held_ms": 1, "entrant_count": 0}
     await cast("Any", redis.hset(line_key(event_id, "draw"), mapping=held))
 
@@ -98,6 +100,11 @@ async def run_out(redis: Redis, user_id: int) -> None:
     await cast("Any", redis.hset(places, str(user_id), f"{letter}:{score}:1:{since}:{calls}"))
     for name in ("ready", "admitted", "missed"):
         await redis.zadd(line_key(EVENT, name), {str(user_id): 1}, xx=True)
+
+
+async def end_restoring(redis: Redis) -> None:
+    """Lets the time run out in which nobody is called because places come back."""
+    await cast("Any", redis.hset(line_key(EVENT, "line"), "restoring_until_ms", 1))
 
 
 async def pass_time(redis: Redis, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -9,13 +10,23 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from services.queue.line.domain import Mode, PlaceNotFound, PlaceNotReady, PlaceState, Sale, SaleClosed, SoldOut
+from services.queue.line.domain import (
+    Mode,
+    NotBuilt,
+    PlaceNotFound,
+    PlaceNotReady,
+    PlaceState,
+    Sale,
+    SaleClosed,
+    SoldOut,
+)
 from services.queue.line.store import LineStore, line_key
-from services.queue.line.transitions import JoinCommand, Joined, Progress, Purchase
+from services.queue.line.transitions import JoinCommand, Joined, Progress, Proof, Purchase
 from tests.queue.lines import (
     EVENT,
     OPEN_SALE,
     POLICY,
+    build,
     called,
     join,
     join_all,
@@ -51,13 +62,14 @@ class _SlowAtFirst(LineStore):
 
     delay = 0.05
 
-    async def _join_many(self, commands: list[JoinCommand]) -> list[Joined | Exception]:
+    async def _join_batches(self, batches: Sequence[Sequence[JoinCommand]]) -> list[list[Joined | Exception]]:
         delay, self.delay = self.delay, 0.0
         await asyncio.sleep(delay)
-        return await super()._join_many(commands)
+        return await super()._join_batches(batches)
 
 
 async def test_no_batch_of_joins_overtakes_another(redis: Redis) -> None:
+    await build(redis)
     store = _SlowAtFirst(redis, POLICY)
     joins = []
     for user in range(1, 11):
@@ -116,7 +128,8 @@ async def test_one_live_place_per_account_however_many_joins_at_once(redis: Redi
 async def test_control_without_the_guard_repeated_joins_lose_the_place(
     redis: Redis, other_redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    without_guard(monkeypatch, tmp_path, "join", "if standing then return {1, standing, 0} end")
+    guard = "if redis.call('ZSCORE', sets[lane], user_id) then return 'found' end"
+    without_guard(monkeypatch, tmp_path, "join", guard)
     stores = store_of(redis), store_of(other_redis)
 
     joined = await asyncio.gather(*(join(stores[number % 2], 1) for number in range(100)))
@@ -140,8 +153,8 @@ async def test_who_is_inside_does_not_get_a_second_place(redis: Redis) -> None:
 async def test_control_without_that_guard_the_account_stands_twice(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    guard = "if inside and tonumber(until_ms) > now_ms then return {1, ended_score, 0} end"
-    without_guard(monkeypatch, tmp_path, "join", guard, "inside = false")
+    guard = "if is_inside and tonumber(until_ms) > now_ms then return 'found' end"
+    without_guard(monkeypatch, tmp_path, "join", guard, "is_inside, state = false, nil")
     store = store_of(redis)
     await join(store, 1)
     await tick(store)
@@ -163,19 +176,23 @@ async def test_after_a_final_state_joining_takes_a_new_place_at_the_end(redis: R
 
 async def test_who_ran_out_can_join_again_before_the_tick_comes_by(redis: Redis) -> None:
     store = store_of(redis)
-    await join(store, 1)
+    first = await join(store, 1)
     await tick(store)
+    await store.claim(EVENT, 1)
     await run_out(redis, 1)
     assert await state(store, 1) is PlaceState.EXPIRED
 
-    assert (await join(store, 1)).fresh
+    again = await join(store, 1)
 
+    assert again.fresh
+    assert again.score > first.score
     assert await state(store, 1) is PlaceState.WAITING
-    assert await redis.zcard(line_key(EVENT, "ready")) == 0
+    assert await redis.zcard(line_key(EVENT, "admitted")) == 0
 
 
 async def test_claiming_is_refused_before_the_call_and_after_the_window(redis: Redis) -> None:
     store = store_of(redis)
+    await build(redis)
     with pytest.raises(PlaceNotFound):
         await store.claim(EVENT, 1)
     await join(store, 1)
@@ -221,8 +238,23 @@ async def test_leaving_ends_a_live_place_once_and_frees_its_slot_at_once(redis: 
 
 
 async def test_leaving_without_a_place_does_nothing(redis: Redis) -> None:
+    await build(redis)
+    before = await redis.keys("*")
     assert not await store_of(redis).leave(EVENT, 1)
-    assert await redis.keys("*") == []
+    assert await redis.keys("*") == before
+
+
+async def test_a_line_that_is_not_there_is_served_to_nobody(redis: Redis) -> None:
+    store = LineStore(redis, POLICY)
+    for step in (join(store, 1), store.read(EVENT, 1), store.claim(EVENT, 1), store.leave(EVENT, 1)):
+        with pytest.raises(NotBuilt):
+            await step
+    assert isinstance((await store.admit_many({EVENT: OPEN_SALE}))[EVENT], NotBuilt)
+
+    assert await store.build(EVENT, restoring=False)
+    assert not await store.build(EVENT, restoring=False)
+    assert (await join(store, 1)).fresh
+    assert await store.active_events() == [EVENT]
 
 
 async def test_buying_ends_the_place_once_and_frees_its_slot_at_once(redis: Redis) -> None:
@@ -256,6 +288,7 @@ async def test_an_old_purchase_told_again_does_not_finish_a_later_place_that_ran
     old = Purchase(EVENT, 1, datetime.now(UTC) - timedelta(seconds=30))
     await join(store, 1)
     await tick(store)
+    await store.claim(EVENT, 1)
     await run_out(redis, 1)
     await tick(store)
 
@@ -300,15 +333,6 @@ async def test_a_closed_sale_and_a_draining_line_take_nobody_new_but_know_their_
     assert (await join(open_store, 1, sale=closed)).score == first.score
 
 
-async def test_joining_before_the_opening_keeps_the_place(redis: Redis) -> None:
-    scheduled = Sale(datetime(2998, 1, 1, tzinfo=UTC), OPEN_SALE.close_time)
-    store = store_of(redis)
-    await join(store, 1, sale=scheduled)
-
-    assert (await tick(store, scheduled)).called == 0
-    assert (await tick(store)).called == 1
-
-
 def _progress(sold: int, at: datetime) -> Progress:
     return Progress(EVENT, at, seats_total=10, seats_left=10 - sold, seats_sold=sold)
 
@@ -330,83 +354,6 @@ async def test_sold_out_stops_joins_and_calls_and_the_newest_count_wins(redis: R
     assert (await tick(store)).called == 1
 
 
-async def test_a_lost_line_takes_signed_places_back_in_their_order(redis: Redis) -> None:
-    store = store_of(redis)
-    scores = {user: (await join(store, user)).score for user in (1, 2, 3)}
-    await redis.flushdb()
-    newcomer = await join(store, 4)
-
-    for user in (3, 1, 2):
-        restored = await join(store, user, restore=scores[user])
-        assert (restored.fresh, restored.score) == (True, scores[user])
-
-    assert await redis.zrange(USERS, 0, -1) == [b"1", b"2", b"3", b"4"]
-    assert newcomer.score > max(scores.values())
-    assert (await join(store, 5)).score > newcomer.score
-
-
-async def test_a_signed_place_wins_over_a_later_one_that_another_device_took(redis: Redis) -> None:
-    store = store_of(redis)
-    first, second = await join(store, 1), await join(store, 2)
-    await redis.flushdb()
-    await join(store, 2, restore=second.score)
-    later = await join(store, 1)  # by a device without the proof
-    assert later.score > second.score
-
-    found = await join(store, 1, restore=first.score)
-
-    assert (found.score, found.fresh) == (first.score, False)
-    assert await redis.zrange(USERS, 0, -1) == [b"1", b"2"]
-    assert (await join(store, 1, restore=later.score)).score == first.score
-    assert (await join(store, 1)).score == first.score
-
-
-@pytest.mark.parametrize("end", ["leave", "expire"])
-async def test_of_two_signed_places_of_one_account_one_is_lived(redis: Redis, end: str) -> None:
-    store = store_of(redis)
-    first = await join(store, 1)
-    await redis.flushdb()
-    later = await join(store, 1)
-    await join(store, 2)
-    await join(store, 1, restore=first.score)
-    if end == "leave":
-        await store.leave(EVENT, 1)
-    else:
-        await tick(store)
-        await run_out(redis, 1)
-
-    again = await join(store, 1, restore=later.score)
-    assert again.score > later.score
-    assert (await join(store, 1, restore=later.score)).score == again.score
-    assert (await join(store, 1, restore=first.score)).score == again.score
-
-
-async def test_an_even_earlier_signed_place_wins_again(redis: Redis) -> None:
-    store = store_of(redis)
-    scores = [(await join(store, 1)).score]
-    for _ in range(2):
-        await redis.flushdb()
-        scores.append((await join(store, 1)).score)
-
-    assert [(await join(store, 1, restore=score)).score for score in scores[1::-1]] == scores[1::-1]
-
-
-async def test_a_signed_place_cannot_be_lived_twice(redis: Redis) -> None:
-    store = store_of(redis)
-    first = await join(store, 1)
-    await join(store, 2)
-    await store.leave(EVENT, 1)
-
-    again = await join(store, 1, restore=first.score)
-
-    assert again.score > first.score
-    assert await redis.zrange(USERS, 0, -1) == [b"2", b"1"]
-
-
-async def test_a_draining_line_takes_signed_places_back(redis: Redis) -> None:
-    assert (await join(store_of(redis, mode=Mode.DRAIN), 1, restore=1_000)).score == 1_000
-
-
 async def test_positions_are_exact(redis: Redis) -> None:
     store = store_of(redis)
     await join_all(store, range(1, 1201))
@@ -416,19 +363,31 @@ async def test_positions_are_exact(redis: Redis) -> None:
 
     line, standings = (await readings(store, {EVENT: range(1, 1301)}))[EVENT]
 
-    assert line.waiting == len(staying) == 800
+    assert line.total_waiting == len(staying) == 800
     assert [standings[user].ahead for user in staying if standings[user]] == list(range(800))  # type: ignore[union-attr] # filtered
     assert {standings[user].state for user in range(3, 1201, 3)} == {PlaceState.LEFT}  # type: ignore[union-attr] # they left
     assert {standings[user] for user in range(1201, 1301)} == {None}
 
 
 async def test_a_refusal_concerns_only_its_own_caller(redis: Redis) -> None:
-    closed = Sale(OPEN_SALE.open_time, datetime(2021, 1, 1, tzinfo=UTC))
-    store = store_of(redis)
-    sales = [OPEN_SALE if user % 2 else closed for user in range(10)]
+    draining = store_of(redis, mode=Mode.DRAIN)
+    proofs = [Proof(1_000 + user, 1_000 + user) if user % 2 else None for user in range(10)]
 
-    answers = await asyncio.gather(
-        *(store.join(JoinCommand(EVENT, user, sale)) for user, sale in enumerate(sales)), return_exceptions=True
+    answers = await draining.join_many(
+        [JoinCommand(EVENT, user, OPEN_SALE, proof) for user, proof in enumerate(proofs)]
     )
 
-    assert [isinstance(answer, SaleClosed) for answer in answers] == [sale is closed for sale in sales]
+    assert [isinstance(answer, SaleClosed) for answer in answers] == [proof is None for proof in proofs]
+
+
+async def test_many_joins_of_many_events_are_answered_in_their_order(redis: Redis) -> None:
+    store = store_of(redis)
+    others = (EVENT + 1, EVENT)
+    commands = [JoinCommand(others[user % 2], user, OPEN_SALE) for user in range(1, 1_201)]
+
+    joined = await store.join_many(commands)
+
+    assert all(isinstance(each, Joined) for each in joined)
+    for event_id in others:
+        scores = [each.score for each, wish in zip(joined, commands, strict=True) if wish.event_id == event_id]  # type: ignore[union-attr] # as was asserted
+        assert scores == sorted(set(scores))

@@ -30,7 +30,7 @@ class PlaceState(enum.Enum):
     @property
     def is_final(self) -> bool:
         """Whether the place is used up."""
-        return self in {PlaceState.DONE, PlaceState.EXPIRED, PlaceState.LEFT}
+        return self is PlaceState.DONE or self is PlaceState.EXPIRED or self is PlaceState.LEFT
 
 
 class SaleState(enum.Enum):
@@ -47,7 +47,7 @@ class SaleState(enum.Enum):
     @property
     def is_over(self) -> bool:
         """Whether nobody will be called any more."""
-        return self in {SaleState.SOLD_OUT, SaleState.CLOSED}
+        return self is SaleState.SOLD_OUT or self is SaleState.CLOSED
 
 
 class Mode(enum.StrEnum):
@@ -270,7 +270,10 @@ class Line:
 
     def lane(self, number: int) -> Lane:
         """How a lane is run. One that is not in use, but has people, is called from as if it were."""
-        return next((lane for lane in self.lanes if lane.number == number), Lane(number, str(number), 1))
+        for lane in self.lanes:
+            if lane.number == number:
+                return lane
+        return Lane(number, str(number), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +371,7 @@ def tell(standing: Standing, line: Line, sale: Sale, expect: Expect = unforeseen
         seats_left=line.seats_left,
         sale_state=selling,
         score=standing.score,
-        until=standing.until if state in {PlaceState.READY, PlaceState.ADMITTED} else None,
+        until=standing.until if state is PlaceState.READY or state is PlaceState.ADMITTED else None,
         lane=line.lane(standing.lane),
         join_us=standing.join_us,
         in_draw=standing.in_draw,

@@ -54,7 +54,7 @@ local function take(user_id, before, after)
     last = math.max(now_us, last + 1)
     redis.call('ZADD', sets[after], string.format('%.0f', last), user_id)
   end
-  if after ~= before then redis.call('HSET', lanes, user_id, after) end
+  if after > 0 then redis.call('HSET', lanes, user_id, after) elseif before > 0 then redis.call('HDEL', lanes, user_id) end
   fresh = fresh + 1
   return 'joined'
 end
