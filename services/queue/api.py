@@ -17,6 +17,7 @@ from services.common.errors import BoxofficeError, InvalidArgument
 from services.common.interceptors import report
 from services.common.validation import check_required
 from services.queue import packing
+from services.queue.admission.status import StatusReader
 from services.queue.digest.feed import DigestFeed
 from services.queue.door import Door, Knock
 from services.queue.draw.desk import DrawDesk
@@ -34,11 +35,14 @@ Context = ServicerContext[Any, Any]
 class QueueApi(rpc.QueueServiceServicer):
     """The RPCs of queue; their promises are in the proto."""
 
-    def __init__(self, room: WaitingRoom, door: Door, digests: DigestFeed, draws: DrawDesk) -> None:
+    def __init__(
+        self, room: WaitingRoom, door: Door, digests: DigestFeed, draws: DrawDesk, statuses: StatusReader
+    ) -> None:
         self._room = room
         self._door = door
         self._digests = digests
         self._draws = draws
+        self._statuses = statuses
 
     async def JoinQueue(self, request: pb.JoinQueueRequest, context: Context) -> pb.JoinQueueResponse:
         user_id, call = current_caller().user_id, call_var.get()
@@ -136,7 +140,9 @@ class QueueApi(rpc.QueueServiceServicer):
         )
 
     async def GetQueuePolicy(self, request: pb.GetQueuePolicyRequest, context: Context) -> pb.GetQueuePolicyResponse:
-        return pb.GetQueuePolicyResponse(policy=packing.policy(await self._room.policy(request.event_id)))
+        policy = await self._room.policy(request.event_id)
+        status = await self._statuses.read(request.event_id, policy)
+        return pb.GetQueuePolicyResponse(policy=packing.policy(policy), status=packing.status(status))
 
     async def UpdateQueuePolicy(
         self, request: pb.UpdateQueuePolicyRequest, context: Context

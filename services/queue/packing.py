@@ -10,6 +10,7 @@ from boxoffice.queue.v1 import queue_events_pb2 as events_pb
 from boxoffice.queue.v1 import queue_service_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.queue.admission.status import Status
 from services.queue.line.domain import GENERAL, Lane, Mode, Place, PlaceState, Policy, SaleState, poll_after
 from services.queue.line.transitions import Fact, FactKind
 
@@ -79,6 +80,20 @@ def lanes(messages: Iterable[pb.Lane]) -> tuple[Lane, ...]:
     """Lanes of a message, by number."""
     told = (Lane(message.lane, message.name, message.weight) for message in messages)
     return tuple(sorted(told, key=lambda lane: lane.number))
+
+
+def status(told: Status) -> pb.QueueStatus:
+    """How a line goes, as operators are told."""
+    return pb.QueueStatus(
+        waiting=told.waiting,
+        ready=told.ready,
+        admitted=told.admitted,
+        entrants=told.entrants,
+        allowed_rate_per_second=told.allowed_rate,
+        slowed_by=told.slowed_by,
+        observed_rate_per_second=told.observed_rate,
+        fence=told.fence,
+    )
 
 
 def facts(event_id: int, happened: Sequence[Fact]) -> bytes:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Final
 
 from boxoffice.inventory.v1 import event_service_pb2_grpc as inventory_rpc
+from boxoffice.inventory.v1 import shop_service_pb2_grpc as shop_rpc
 from boxoffice.queue.v1 import queue_service_pb2_grpc as rpc
 from redis.asyncio import Redis
 
@@ -17,8 +18,14 @@ from services.common.limits import Limiter, Rate
 from services.common.redis import open_redis
 from services.common.tokens import KeyRing, TokenVerifier, jwks_from_auth
 from services.queue import watch
+from services.queue.admission import health
+from services.queue.admission.health import ShopWatch
+from services.queue.admission.lease import Leases, written_fences
 from services.queue.admission.loop import AdmissionLoop
+from services.queue.admission.nodes import Node
 from services.queue.admission.publisher import FactPublisher
+from services.queue.admission.rates import report_allowed_rate
+from services.queue.admission.status import StatusReader
 from services.queue.api import QueueApi
 from services.queue.catalog import EventCatalog
 from services.queue.challenge import ProofOfWork
@@ -90,7 +97,26 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     lifecycle.ready_when("redis", redis_answers)
     lifecycle.ready_when("eventlog", log.ping)
     lifecycle.on_drain(end_streams)
-    admission = AdmissionLoop(store, catalog, publisher, holder.hold)
+    leases = Leases(await _lease_nodes(lifecycle, settings, redis), written_fences(redis))
+    shop = ShopWatch(shop_rpc.ShopServiceStub(inventory), settings.limits())
+    statuses = StatusReader(redis, shop.pace, leases.is_unfenced)
+    admission = AdmissionLoop(
+        store,
+        catalog,
+        publisher,
+        holder.hold,
+        leases=leases,
+        pace=lambda: shop.pace.factor,
+        rebuild=rebuilder.nudge,
+    )
+
+    async def release_leases(_seconds: float) -> None:
+        await leases.release()
+
+    lifecycle.on_drain(release_leases)
+    lifecycle.background("shop", partial(every, health.INTERVAL, shop.step, "shop"))
+    rates = partial(report_allowed_rate, store, admission, shop.pace)
+    lifecycle.background("rates", partial(every, health.INTERVAL, rates, "rates"))
     lifecycle.background("admission", partial(every, _TICK, admission.tick, "admission"))
     lifecycle.background("calls", publisher.run)
     lifecycle.background("watchers", partial(every, watch.INTERVAL, room.watchers.step, "watchers"))
@@ -100,8 +126,16 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     lifecycle.background("lag", partial(watch_lag, log, GROUP, TOPICS))
     door = _door(redis, room, settings)
     desk = DrawDesk(book, catalog, ReceiptKeys.parse(settings.receipt_keys.get_secret_value()), room.place)
-    registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room, door, digests, desk))]
+    registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room, door, digests, desk, statuses))]
     return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))
+
+
+async def _lease_nodes(lifecycle: Lifecycle, settings: QueueSettings, lines: Redis) -> list[Node]:
+    clients = [await lifecycle.enter(open_redis(url)) for url in settings.queue_lease_urls]
+    nodes = [Node(client) for client in clients or [lines]]
+    for node in nodes:
+        lifecycle.defer(node.aclose)
+    return nodes
 
 
 def _door(redis: Redis, room: WaitingRoom, settings: QueueSettings) -> Door:

@@ -14,7 +14,7 @@ from deploy.local.servers import VALKEY
 from deploy.local.site import ProcessSpec, Site
 from deploy.local.stack import Stack
 from services.common.redis import open_redis
-from services.queue.admission.lease import Leases
+from services.queue.admission.lease import Floors, Leases
 from services.queue.admission.nodes import Node
 
 NAMES = ("node-a", "node-b", "node-c")
@@ -80,18 +80,23 @@ class LeaseNodes:
         await self.empty(*NAMES)
 
     @asynccontextmanager
-    async def process(self, floor: Mapping[int, int] | None = None, ttl: timedelta = TTL) -> AsyncIterator[Leases]:
+    async def process(self, floors: Floors | None = None, ttl: timedelta = TTL) -> AsyncIterator[Leases]:
         """A process that wants leases, with connections of its own."""
-
-        async def floors(event_ids: Collection[int]) -> Mapping[int, int]:
-            return {each: (floor or {}).get(each, 0) for each in event_ids}
-
         async with AsyncExitStack() as stack:
             clients: list[Redis] = [await stack.enter_async_context(open_redis(self.url(name))) for name in NAMES]
             nodes = [Node(client) for client in clients]
             for node in nodes:
                 stack.push_async_callback(node.aclose)
-            yield Leases(nodes, floors, ttl)
+            yield Leases(nodes, floors or written({}), ttl)
+
+
+def written(fences: Mapping[int, int]) -> Floors:
+    """Lines in which these fences are written."""
+
+    async def floors(event_ids: Collection[int]) -> Mapping[int, int]:
+        return {each: fences.get(each, 0) for each in event_ids}
+
+    return floors
 
 
 async def fence_of(leases: Leases, event_id: int = EVENT) -> int | None:

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from services.queue.admission import lease as lease_module
 from services.queue.admission.lease import Leases
-from tests.queue.lease_nodes import EVENT, NAMES, TTL, LeaseNodes, fence_of
+from tests.queue.lease_nodes import EVENT, NAMES, TTL, LeaseNodes, fence_of, written
 from tests.support import eventually, without_guard
 
 A, B, C = NAMES
@@ -162,18 +162,18 @@ async def test_a_node_that_lost_its_memory_may_let_two_hold_but_the_later_has_th
 
 
 async def test_a_line_that_has_seen_more_than_the_nodes_raises_the_fence(nodes: LeaseNodes) -> None:
-    async with nodes.process({EVENT: 41}) as one:
+    async with nodes.process(written({EVENT: 41})) as one:
         assert await held(one) == 42
 
 
 async def test_a_refused_fence_is_dropped_and_a_larger_one_is_taken(
     nodes: LeaseNodes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    written = {EVENT: 0}
+    fences = {EVENT: 0}
     before = REGISTRY.get_sample_value("boxoffice_queue_fenced_ticks_total") or 0.0
-    async with nodes.process(written) as one:
+    async with nodes.process(written(fences)) as one:
         fence = await held(one)
-        written[EVENT] = fence + 7
+        fences[EVENT] = fence + 7
         one.drop(EVENT)
         assert await held(one) == fence + 8
     assert REGISTRY.get_sample_value("boxoffice_queue_fenced_ticks_total") == before + 1

@@ -34,8 +34,11 @@ TTL: Final = timedelta(seconds=3)
 _RENEW_SHARE: Final = 1 / 3
 # Redlock's allowance for clocks that run at different speeds.
 _DRIFT_SHARE, _DRIFT_SECONDS = 0.01, 0.002
-# Enough to outbid what nodes have seen, and then to outbid another process that does so at the same time.
-_ROUNDS: Final = 3
+# A look, a bid above what was seen, and two more against others that bid at the same time.
+_ROUNDS: Final = 4
+# A bid that every node refuses, telling what it has seen. Who only waits for a holder to die must not leave a fence on
+# a node that has lost its memory: the holder could not have it back.
+_LOOK: Final = 0
 
 _LUA: Final = Path(__file__).with_name("lua")
 _GRANT: Final = Script.load(_LUA / "grant.lua")
@@ -205,7 +208,7 @@ class Leases:
         if not wanted:
             return
         floors = await self._floors(wanted)
-        bids = {each: max(floors.get(each, 0), lease.fence) + 1 for each, lease in wanted.items()}
+        bids = dict.fromkeys(wanted, _LOOK)
         partial: set[int] = set()
         for _ in range(_ROUNDS):
             began = self._clock()
@@ -213,7 +216,11 @@ class Leases:
             partial |= {each for each, vote in votes.items() if vote.granted}
             for event_id, vote in votes.items():
                 self._decide(event_id, bids[event_id], vote, began)
-            bids = {each: vote.highest + 1 for each, vote in votes.items() if self._is_outbid(bids[each], vote)}
+            bids = {
+                each: max(vote.highest, floors.get(each, 0)) + 1
+                for each, vote in votes.items()
+                if self._is_outbid(bids[each], vote)
+            }
             if not bids:
                 break
         await self._give_back([each for each in partial if wanted[each].standing is not Standing.HELD])
@@ -237,7 +244,7 @@ class Leases:
 
     def _decide(self, event_id: int, fence: int, vote: _Vote, began: float) -> None:
         lease = self._leases[event_id]
-        lease.fence = max(fence, vote.highest)
+        lease.fence = fence
         lease.hear(began, majority=vote.answers >= self._majority)
         if vote.granted >= self._majority and vote.highest < fence:
             self._keep(lease, began)

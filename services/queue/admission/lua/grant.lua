@@ -4,7 +4,7 @@ KEYS
   1 lease   hash: holder, until_ms, and the highest fence that was ever backed here, which outlives every holder
 ARGV
   1 holder  who asks
-  2 fence   the number of the lease; the same again only for who has it
+  2 fence   the number of the lease; the same again only for who has it. 0 is a look, and always refused
   3 ttl_ms  how long it is backed
 RETURNS
   {1, fence, 0}        backed from now on
