@@ -153,10 +153,11 @@ async def test_the_browser_checks_the_draw_itself(browser: Browser, made: Stage)
     saved = await (await receipt.value).path()
     assert await asyncio.to_thread(saved.read_text) == "head.payload.signature"
 
-    made.draw = {**HELD, "seed": "ff" * 32}
-    await page.reload()
-    await page.locator("summary").click()
-    await expect(page.locator(".verify")).to_contain_text("could not check")
+    for draw, told in (({**HELD, "seed": "ff" * 32}, "could not check"), ({**HELD, "entrant_count": 0}, "Nobody took")):
+        made.draw = draw
+        await page.reload()
+        await page.locator("summary").click()
+        await expect(page.locator(".verify")).to_contain_text(told)
 
 
 async def test_a_lost_place_is_brought_back_by_its_proof(browser: Browser, made: Stage) -> None:

@@ -26,10 +26,15 @@ export function verification({ line, place, open = false }) {
 async function tell(body, line, place) {
   const draw = await call("GET", `${line}/draw`);
   const held = draw.state === "HELD";
+  if (held && !draw.entrant_count) {
+    body.replaceChildren(h("p", { text: t("verify_none") }));
+    return;
+  }
   const drawn = held && place.score > 0 && place.score < 2 ** SCORE_BITS;
   const checks = held ? await check(draw, drawn ? place.score : null) : [];
   body.replaceChildren(
     h("p", { text: t(held ? "verify_held" : "verify_open") }),
+    held && !drawn ? h("p", { text: t("verify_late") }) : "",
     h("dl", { class: "proofs" },
       fact("commitment", draw.commitment),
       held ? ["seed", "list_digest", "draw_key"].map((name) => fact(name, draw[name])) : null,
