@@ -16,6 +16,7 @@ LINE = LineSnapshot(
     lanes={0: LaneSnapshot(LaneScores(3, [10, 20, 30], [], []), watermark=5)},
     missed=0,
     entrants=0,
+    entered=0,
     draw_key=b"",
     draw_held=True,
     sold_out=False,

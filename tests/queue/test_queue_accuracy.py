@@ -1,16 +1,18 @@
 """Forecasts are judged by what came: early, inside, late; and judging stays small."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
 from prometheus_client import REGISTRY
+from redis.asyncio import Redis
 
 from services.common.errors import Unavailable
 from services.common.place_in_digest import LaneScores
+from services.queue.admission.publisher import FactPublisher
 from services.queue.digest import accuracy
 from services.queue.digest.accuracy import AccuracyLog
 from services.queue.digest.reader import DigestReader
@@ -19,7 +21,7 @@ from services.queue.digest.snapshot import LaneSnapshot
 from services.queue.line.domain import Mode
 from services.queue.line.transitions import Fact, FactKind
 from tests.queue.digests import LINE
-from tests.queue.lines import EVENT, OPEN_SALE, POLICY
+from tests.queue.lines import EVENT, OPEN_SALE, POLICY, join, store_of, tick
 
 _START: Final = 1_800_000_000
 _RATE: Final = 10.0
@@ -155,3 +157,22 @@ async def test_no_more_than_an_hour_is_kept_and_little_of_it() -> None:
     kept = sale.log._events[EVENT].kept
     assert len(kept) == timedelta(hours=1) / timedelta(seconds=10)
     assert max(len(scores.samples) for each in kept for scores, _ in each.lanes.values()) < 200
+
+
+class _Log:
+    """A writer that acknowledges."""
+
+    async def append(self, *_record: object) -> None:
+        """Takes it."""
+
+
+async def test_what_is_published_is_heard(redis: Redis) -> None:
+    store = store_of(redis)
+    heard: list[tuple[int, Sequence[Fact]]] = []
+    publisher = FactPublisher(store, _Log(), lambda *facts: heard.append(facts))  # type: ignore[arg-type] # acknowledges
+    joined = await join(store, 1)
+    await tick(store)
+    await publisher.publish(EVENT)
+
+    ((event_id, (fact,)),) = heard
+    assert (event_id, fact.kind, fact.lane, fact.score, fact.calls) == (EVENT, FactKind.CALLED, 0, joined.score, 1)

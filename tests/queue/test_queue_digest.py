@@ -130,6 +130,21 @@ async def test_how_many_are_inside_is_kept_now_and_then(redis: Redis, monkeypatc
     assert [(each.called, each.inside) for each in line.stays] == [(9, 2), (9, 2)]
 
 
+async def test_the_key_of_a_draw_is_told_when_it_is_held_and_nobody_is_counted_twice(redis: Redis) -> None:
+    await redis.zadd(line_key(EVENT, "entrants"), {"1": 1, "2": 2, "3": 3})
+    await redis.zadd(line_key(EVENT, "users"), {"2": 12})
+    draw = line_key(EVENT, "draw")
+    await cast("Any", redis.hset(draw, mapping={"key": bytes(32), "entered": 1}))
+    store = DigestStore(redis)
+    drawing = await store.snapshot(EVENT)
+    assert (drawing.draw_key, drawing.total_waiting) == (b"", 3)
+
+    await redis.zadd(line_key(EVENT, "users"), {"1": 11, "3": 13})
+    await cast("Any", redis.hset(draw, mapping={"entered": 3, "held_ms": 1}))
+    held = await store.snapshot(EVENT)
+    assert (held.draw_key, held.total_waiting) == (bytes(32), 3)
+
+
 async def test_a_lost_line_is_told_as_restoring(redis: Redis) -> None:
     told = message(digest_of(await DigestStore(redis).snapshot(EVENT), POLICY, OPEN_SALE))
 

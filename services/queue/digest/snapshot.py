@@ -38,6 +38,8 @@ class LineSnapshot:
     missed: int
     """People who missed a call, and are called again."""
     entrants: int
+    entered: int
+    """How many of them have a place in a lane already."""
     draw_key: bytes
     """Empty until the draw is held."""
     draw_held: bool
@@ -55,8 +57,8 @@ class LineSnapshot:
 
     @property
     def in_draw(self) -> int:
-        """People whose places are still to be drawn."""
-        return 0 if self.draw_held else self.entrants
+        """People of the draw who have no place in a lane yet."""
+        return 0 if self.draw_held else max(0, self.entrants - self.entered)
 
     @property
     def total_waiting(self) -> int:

@@ -69,7 +69,7 @@ def _lane_snapshot(answer: list[Any]) -> LaneSnapshot:
 
 def _line(answer: list[Any], lanes: Mapping[int, LaneSnapshot]) -> LineSnapshot:
     now_ms, figures, inside, missed, entrants, changed, stays = answer
-    built, restoring_until_ms, rate, called, sold_out, seats_left, seats_total, held_ms, key = figures
+    built, restoring_until_ms, rate, called, sold_out, seats_left, seats_total, held_ms, key, entered = figures
     return LineSnapshot(
         now=_EPOCH + timedelta(milliseconds=now_ms),
         incarnation=int(built or 0),
@@ -77,7 +77,9 @@ def _line(answer: list[Any], lanes: Mapping[int, LaneSnapshot]) -> LineSnapshot:
         lanes=lanes,
         missed=missed,
         entrants=entrants,
-        draw_key=key,
+        entered=int(entered or 0),
+        # It is there some moments before everyone has a place.
+        draw_key=key if held_ms else b"",
         draw_held=bool(held_ms),
         sold_out=sold_out == b"1",
         seats_left=int(seats_left) if seats_left else None,

@@ -35,7 +35,7 @@ local function read(key, ...)
 end
 read(line, 'built', 'restoring_until_ms', 'observed_rate', 'called')
 read(sale, 'sold_out', 'seats_left', 'seats_total')
-read(draw, 'held_ms', 'key')
+read(draw, 'held_ms', 'key', 'entered')
 local inside = redis.call('ZCARD', ready) + redis.call('ZCARD', admitted)
 local told = redis.call('ZRANGE', changed, '+inf', now_ms - recent_ms, 'BYSCORE', 'REV', 'LIMIT', 0, max_changed)
 
