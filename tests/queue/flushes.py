@@ -39,6 +39,8 @@ class Crowd:
     # Score by account; 0 for who was in the draw, until `learn_draw`.
     scores: dict[int, int] = field(default_factory=dict)
     tokens: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+    # Somebody's place, called and not claimed, before Redis was lost.
+    called_before: pb.Place = field(default_factory=pb.Place)
 
     async def passes(self, users: Sequence[int]) -> dict[int, str]:
         """Lane passes for some accounts."""

@@ -146,6 +146,7 @@ async def test_who_had_left_the_line_is_where_they_were(redis: Redis, log: Event
     line = await _line(redis)
     assert [line[f"watermark:{lane}".encode()] for lane in range(4)] == [b"14", b"0", b"30", b"0"]
     assert line[b"last_score"] == b"30"
+    assert line[b"called"] == b"7"
 
 
 async def test_a_line_comes_back_with_the_rules_that_an_operator_set(

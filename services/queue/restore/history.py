@@ -48,11 +48,14 @@ class History:
     latest: dict[int, PastFact] = field(default_factory=dict)
     # The highest score that was called, by lane.
     watermarks: list[int] = field(default_factory=lambda: [0] * LANES)
+    # Everyone who was ever called: what odds rest on.
+    called: set[int] = field(default_factory=set)
 
     def add(self, fact: PastFact) -> None:
         """Takes one more fact."""
         if fact.state is not PlaceState.LEFT and 0 <= fact.lane < LANES:
             self.watermarks[fact.lane] = max(self.watermarks[fact.lane], fact.score)
+            self.called.add(fact.user_id)
         known = self.latest.get(fact.user_id)
         if known is None or fact.order > known.order:
             self.latest[fact.user_id] = fact

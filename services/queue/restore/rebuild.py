@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final, Protocol
 
+from redis.exceptions import RedisError
+
 from services.common import metrics
 from services.common.errors import Unavailable
 from services.common.eventlog.port import EventLogUnavailable
@@ -17,7 +19,7 @@ from services.queue.restore.book import LineBook, Memory
 from services.queue.restore.history import History
 from services.queue.restore.store import Opening, RestoreStore
 
-# While another process is at it: how often to look, and how long a caller waits, who has 5 seconds.
+# How often to look while another process is at it, and how long a caller waits, who has 5 seconds.
 _POLL: Final = timedelta(milliseconds=50)
 _WAIT: Final = timedelta(seconds=4)
 _NOT_BUILT: Final = "the line is being restored; try again"
@@ -55,9 +57,13 @@ class Rebuilder:
     async def ensure(self, event_id: int) -> None:
         """Returns when the line is built. Concurrent callers share the work, and its failure.
 
-        Raises Unavailable: another process is still at it. EventLogUnavailable: what happened cannot be known now.
+        Raises Unavailable: it takes longer. EventLogUnavailable: what happened cannot be known now.
         """
-        await asyncio.shield(self._task(event_id))
+        task = self._task(event_id)
+        done, _ = await asyncio.wait({task}, timeout=_WAIT.total_seconds())
+        if not done:
+            raise Unavailable(_NOT_BUILT)
+        await task
 
     def nudge(self, event_id: int) -> None:
         """Has the line built, and does not wait: for loops, which come again."""
@@ -76,16 +82,13 @@ class Rebuilder:
         del self._rebuilding[event_id]
         if not task.cancelled() and (error := task.exception()) is not None:
             metrics.QUEUE_REBUILDS.labels("failed").inc()
-            expected = isinstance(error, EventLogUnavailable | Unavailable)
+            expected = isinstance(error, EventLogUnavailable | RedisError)
             fields = {"event_id": event_id, "error": type(error).__name__}
             _log.warning("a line cannot be rebuilt yet", exc_info=None if expected else error, extra={"fields": fields})
 
     async def _until_built(self, event_id: int) -> None:
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + _WAIT.total_seconds()
-        while not await self._store.is_built(event_id) and not await self.rebuild(event_id):
-            if clock() > deadline:
-                raise Unavailable(_NOT_BUILT)
+        # Who is at it may die: then the lock ends, and this process takes over.
+        while not await self._store.is_built(event_id) and not await self.rebuild(event_id):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(_POLL.total_seconds())
 
     async def rebuild(self, event_id: int) -> bool:

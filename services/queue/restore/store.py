@@ -22,8 +22,8 @@ _OPEN: Final = Script.load(_LUA / "open_line.lua")
 
 # Places written in one run: a few milliseconds of Redis.
 _CHUNK: Final = 500
-# Reading the log takes seconds for a large line. Who dies at it is followed after this time.
-_LOCK: Final = timedelta(seconds=30)
+# Who dies at it is followed after this time. A line that takes longer to read is read twice, which harms nothing.
+_LOCK: Final = timedelta(seconds=10)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -86,6 +86,7 @@ class RestoreStore:
             "grace_ms": span_ms(opening.grace),
             "limit_ms": span_ms(opening.limit),
             "last_score": history.last_score,
+            "called": len(history.called),
             **{f"mark_{lane}": score for lane, score in enumerate(history.watermarks)},
             "rules": [part for rule in rules.items() for part in rule],
         }
