@@ -135,8 +135,9 @@ class MethodPolicy(_message.Message):
     """Name of the RPC of the same service into which concurrent calls are coalesced, for example "BatchReserve".
 
     The twin's request has `repeated … items`; each item has the fields `request` (the unary request), `user_id` (the
-    authenticated caller) and `traceparent` (W3C trace context). Its response has `repeated … results`, in the order
-    of the items, each with a oneof of `response` (the unary response) and `error` (google.rpc.Status).
+    authenticated caller) and `traceparent` (W3C trace context); it may have `client_address` (as the edge sees it). Its
+    response has `repeated … results`, in the order of the items, each with a oneof of `response` (the unary response)
+    and `error` (google.rpc.Status).
     """
     success_status: _builtins.int
     """HTTP status of a success. Unset: 200."""
