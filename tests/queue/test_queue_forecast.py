@@ -100,6 +100,12 @@ def test_who_is_near_asks_often_and_who_is_far_seldom() -> None:
     assert [prospects.at(0, position).poll_after_ms for position in (1, 10_000)] == [1_250, 8_000]
 
 
+def test_even_the_first_one_waits_for_a_tick() -> None:
+    told = _prospects({0: 1}, {0: 1}, rate_per_second=10_000.0).at(0, 1)
+
+    assert 0 < told.eta_p10_seconds < told.eta_p50_seconds < told.eta_p90_seconds < 1
+
+
 def test_nobody_waits_for_a_sale_that_is_over() -> None:
     prospects = replace(_prospects({0: 10}, {0: 1}), is_over=True, demand=replace(_NOTHING_SOLD, sold_out=True))
 

@@ -23,8 +23,9 @@ _PACE_DOUBT_SOON: Final = 0.08
 _PACE_MOVES_SECONDS: Final = 60.0
 # Who are let in together leave about together: slots come back in waves, of this share of a stay.
 _WAVES: Final = 0.28
-# Calls happen at ticks.
-_TICK_SECONDS: Final = 0.1
+# Calls happen at ticks, five a second: half of the time between two of them is waited on average.
+_TICK_WAIT: Final = 0.1
+_TICK_DEVIATION: Final = 0.06
 
 # With jitter of a fifth either way: one to one and a half seconds at the front, never more than ten at the back.
 _POLL_FRONT_MS: Final = 1_250.0
@@ -107,7 +108,7 @@ class Prospects:
 
     def _wait(self, calls: float, quantiles: Sequence[float]) -> list[float]:
         """Quantiles of the time until so many are called: those of a gamma distribution of this mean and variance."""
-        mean = self.throughput.seconds_until(calls)
+        mean = self.throughput.seconds_until(calls) + _TICK_WAIT
         variance = self._variance(calls, mean) * self.doubt**2
         return [min(self.starts_in + mean * _gamma_quantile(variance, z), _LONGEST_SECONDS) for z in quantiles]
 
@@ -118,7 +119,7 @@ class Prospects:
         share = self.throughput.share_bound_by_slots(calls)
         chance = share / calls
         waves = share * _WAVES * min(self.throughput.stay_seconds, mean) / mean
-        tick = _TICK_SECONDS / mean
+        tick = _TICK_DEVIATION / mean
         return pace**2 + self.throughput.doubt(calls) ** 2 + chance + waves**2 + tick**2
 
 

@@ -92,7 +92,7 @@ def message(digest: Digest) -> pb.WatchDigestResponse:
         sale_state=packing.SALE_STATES[digest.state],
         total_waiting=line.total_waiting,
         seats_left=line.seats_left,
-        draw_key=line.draw_key if line.draw_held else b"",
+        draw_key=line.draw_key,
         lanes=[_lane(digest, lane, line.lanes[lane]) for lane in digest.rules],
         changed_user_ids=line.changed,
     )
