@@ -3,12 +3,8 @@
 import base64
 import contextlib
 import json
-import os
-import re
-import subprocess
-import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -26,10 +22,8 @@ from services.queue.proofs.receipt import ReceiptKeys
 from tests.queue import draws
 from tests.queue.draws import EVENT, JOINED_US, SALE, House, enter, house, key_of, people
 from tests.queue.neighbours import RECEIPT_KEYS
-from tests.support import needed
+from tests.queue.verifying import DOCUMENT, by_hand, verify
 
-ROOT = Path(__file__).parents[2]
-DOCUMENT = (ROOT / "docs" / "verify-a-draw.md").read_text()
 PEOPLE = people(range(300))
 SOMEONE = sorted(PEOPLE)[100]
 LATE = 2_000_000
@@ -51,7 +45,7 @@ class Published:
         return replace(self, draw={**self.draw, **fields})
 
 
-class _Catalog:
+class AnyEvent:
     async def sale(self, event_id: int) -> Any:
         del event_id
 
@@ -61,13 +55,19 @@ def _place(user_id: int, score: int) -> Place:
     return replace(waiting, lane=Lane(PEOPLE.get(user_id, 0), "", 1), join_us=JOINED_US, in_draw=score == 0)
 
 
-def _desk(here: House, keys: str = RECEIPT_KEYS) -> DrawDesk:
-    async def place_of(_event_id: int, user_id: int) -> Place:
+def place_of(here: House) -> Callable[[int, int], Awaitable[Place]]:
+    """Places as the line would tell them."""
+
+    async def tell(_event_id: int, user_id: int) -> Place:
         key = await here.book.key(EVENT)
         drawn = draw.score(key, user_id) if key else 0
         return _place(user_id, JOINED_US if user_id == LATE else drawn)
 
-    return DrawDesk(here.book, _Catalog(), ReceiptKeys.parse(keys), place_of)  # type: ignore[arg-type]
+    return tell
+
+
+def _desk(here: House, keys: str = RECEIPT_KEYS) -> DrawDesk:
+    return DrawDesk(here.book, AnyEvent(), ReceiptKeys.parse(keys), place_of(here))  # type: ignore[arg-type]
 
 
 def _json(message: Any) -> dict[str, Any]:
@@ -95,15 +95,6 @@ async def published(redis_url: str) -> AsyncIterator[Published]:
         )
 
 
-def _verify(*arguments: str, folder: Path = ROOT) -> tuple[int, list[str]]:
-    # Nothing of our environment: neither settings nor generated code.
-    command = [sys.executable, "-m", "services.queue", "verify-draw", *arguments]
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
-    assert done.stderr == ""
-    return done.returncode, done.stdout.splitlines()
-
-
 def _files(told: Published, folder: Path, receipt: str = "") -> list[str]:
     (folder / "draw.json").write_text(json.dumps(told.draw))
     (folder / "entrants.txt").write_text("".join(f"{line}\n" for line in told.entrants))
@@ -119,10 +110,10 @@ def test_a_draw_and_its_receipts_verify_offline(published: Published, tmp_path: 
     own = [user for user, lane in PEOPLE.items() if lane == PEOPLE[SOMEONE]]
     place = draw.order((draw.score(key, user), user) for user in own).index(SOMEONE) + 1
     for receipt in (published.before, published.after):
-        status, said = _verify(*_files(published, tmp_path, receipt))
+        status, said = verify(*_files(published, tmp_path, receipt))
         assert (status, [line.split()[0] for line in said]) == (0, ["OK", "OK", "INFO"])
         assert said[2].endswith(f"place {place} of {len(own)} drawn in lane {PEOPLE[SOMEONE]}")
-    status, said = _verify(*_files(published, tmp_path, published.late), "--user", str(SOMEONE))
+    status, said = verify(*_files(published, tmp_path, published.late), "--user", str(SOMEONE))
     assert status == 0
     assert f"account {LATE} is not in the list" in said[3]
 
@@ -183,7 +174,7 @@ TAMPERED: dict[str, tuple[Tampering, str]] = {
 def test_whatever_is_changed_is_found(published: Published, tmp_path: Path, what: str) -> None:
     tamper, message = TAMPERED[what]
     changed = tamper(published)
-    status, said = _verify(*_files(changed, tmp_path, changed.after))
+    status, said = verify(*_files(changed, tmp_path, changed.after))
     assert status == 1
     assert not [line for line in said if line.startswith("OK")]
     assert any(message in line for line in said if line.startswith("FAILED")), said
@@ -195,7 +186,7 @@ def test_a_receipt_whose_claims_were_changed_is_forged(published: Published, tmp
     claims = json.loads(base64.urlsafe_b64decode(body + "=="))
     claims[claim] += 1
     changed = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
-    status, said = _verify(*_files(published, tmp_path, f"{header}.{changed}.{signature}"))
+    status, said = verify(*_files(published, tmp_path, f"{header}.{changed}.{signature}"))
     assert status == 1
     assert "the receipt is forged" in said[0]
 
@@ -204,7 +195,7 @@ async def test_a_score_of_the_houses_choice_is_found(published: Published, tmp_p
     claims = json.loads(base64.urlsafe_b64decode(published.after.split(".")[1] + "=="))
     for claim, message in (("score", "was told score"), ("lane", "is listed in lane")):
         receipt = ReceiptKeys.parse(RECEIPT_KEYS).sign({**claims, claim: claims[claim] + 1})
-        status, said = _verify(*_files(published, tmp_path, receipt))
+        status, said = verify(*_files(published, tmp_path, receipt))
         assert status == 1
         assert message in said[0]
 
@@ -246,41 +237,21 @@ def _serving(told: Published, page_size: int) -> Iterator[str]:
 
 def test_a_draw_verifies_over_the_network(published: Published) -> None:
     with _serving(published, 97) as url:
-        status, said = _verify("--url", url, "--event", str(EVENT))
+        status, said = verify("--url", url, "--event", str(EVENT))
         assert (status, said) == (0, [f"OK      the draw of event {EVENT} is as promised: 300 people"])
-    status, said = _verify("--url", "http://127.0.0.1:9", "--event", str(EVENT))
+    status, said = verify("--url", "http://127.0.0.1:9", "--event", str(EVENT))
     assert status == 1
     assert said[0].startswith("FAILED  ")
 
 
 def test_the_command_says_what_it_needs() -> None:
-    status, said = _verify()
+    status, said = verify()
     assert (status, said) == (1, ["FAILED  give --url and --event, or --draw and --entrants"])
-
-
-def _by_hand(url: str, folder: Path, receipt: str) -> list[str]:
-    """Runs the commands of the document, one after the other, as a stranger types them."""
-    for program in ("bash", "curl", "jq", "openssl", "basenc", "sha256sum"):
-        needed(program, "to try out the commands of docs/verify-a-draw.md")
-    (folder / "receipt.txt").write_text(receipt + "\n")
-    script = "\n".join(re.findall(r"^```bash\n(.*?)^```", DOCUMENT, flags=re.DOTALL | re.MULTILINE))
-    environment = {"PATH": os.environ["PATH"], "SHOP": url, "EVENT": str(EVENT), "ACCOUNT": str(SOMEONE)}
-    done = subprocess.run(
-        ["bash", "-e", "-u", "-c", script],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
 
 
 def test_the_commands_of_the_document_verify_a_draw(published: Published, tmp_path: Path) -> None:
     with _serving(published, 97) as url:
-        said = _by_hand(url, tmp_path, published.after)
+        said = by_hand(url, tmp_path, EVENT, SOMEONE, published.after)
     checks = [line for line in said if line.startswith(("right: ", "WRONG: "))]
     assert len(checks) == DOCUMENT.count("\ncheck ") == 8
     assert [line for line in checks if line.startswith("WRONG")] == []
@@ -306,7 +277,7 @@ def test_the_commands_of_the_document_find_what_was_changed(
 ) -> None:
     changed = tamper(published)
     with _serving(changed, 1_000) as url:
-        said = _by_hand(url, tmp_path, changed.after)
+        said = by_hand(url, tmp_path, EVENT, SOMEONE, changed.after)
     found = {line.removeprefix("WRONG: ") for line in said if line.startswith("WRONG")}
     assert all(any(line.startswith(start) for line in found) for start in wrong), said
     assert len(found) == len(wrong)
