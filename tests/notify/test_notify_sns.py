@@ -8,9 +8,10 @@ from typing import Any
 
 import boto3
 import pytest
+from aiohttp import web
 from botocore.stub import ANY, Stubber
 
-from services.notify.channels.sns import SnsPush
+from services.notify.channels.sns import SnsPush, open_sns
 from services.notify.domain import Device, DeviceGone, Kind, Message, Platform, ProviderFailure
 from services.notify.store import Devices
 from tests.support import FakeClock
@@ -86,6 +87,29 @@ async def test_an_endpoint_that_amazon_no_longer_knows_is_forgotten(
         await push.send(device, _message())
 
     assert (await devices.endpoint(device.token) is None) is forgotten
+
+
+async def test_an_answer_that_amazon_did_not_write_is_a_failure_to_be_retried(
+    devices: Devices, new_device: NewDevice, unused_tcp_port: int
+) -> None:
+    async def page(_request: web.Request) -> web.Response:
+        return web.Response(
+            status=500, text="<!doctype html><title>oops</title><p>overloaded", content_type="text/html"
+        )
+
+    app = web.Application()
+    app.add_routes([web.post("/", page)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+    address = f"http://127.0.0.1:{unused_tcp_port}"
+    applications = dict.fromkeys(Platform, APPLICATION)
+    async with open_sns(
+        devices, endpoint_url=address, region="ap-northeast-2", applications=applications, threads=1
+    ) as push:
+        with pytest.raises(ProviderFailure, match="ResponseParserError"):
+            await push.send(new_device(), _message())
+    await runner.cleanup()
 
 
 @pytest.mark.parametrize(("useful", "seconds"), [(90.7, "90"), (0.2, "1"), (86_400, "86400")])

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from services.common.clock import Clock, SystemClock
 from services.notify.domain import Device, DeviceGone, DeviceToken, Message, Platform, ProviderFailure
@@ -130,7 +131,8 @@ class SnsPush:
     async def _call(self, method: Callable[..., _Answer], **parameters: Any) -> _Answer:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, partial(method, **parameters))
-        except BotoCoreError as error:  # no connection, no answer in time
+        # No connection, no answer in time; or an answer that is none: the error page of something in between.
+        except (BotoCoreError, ResponseParserError) as error:
             raise ProviderFailure(type(error).__name__) from error
 
 
