@@ -33,12 +33,12 @@ class Call:
 
     # The `authorization` it came with ("Bearer …"), or "".
     authorization: str = ""
-    # Of the client, as the edge sees it; "" for calls that no client made.
-    client_address: str = ""
     # When its answer is no longer wanted, on the clock of the event loop; None: never.
     deadline: float | None = None
     # What came of it: "OK", a reason of the catalogue, or "CANCELLED".
     reason: str = "OK"
+    # Of the client, as the edge sees it; "" for calls that no client made.
+    client_address: str = ""
 
 
 caller_var: ContextVar[Caller | None] = ContextVar("caller", default=None)
