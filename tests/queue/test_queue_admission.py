@@ -17,11 +17,12 @@ from services.common.eventlog.topics import QUEUE_EVENTS, TOPICS
 from services.queue.admission.publisher import FactPublisher
 from services.queue.line.domain import Mode, PlaceState, Policy, PolicyOutOfRange, Sale
 from services.queue.line.store import LineStore, line_key
-from services.queue.line.transitions import Call
+from services.queue.line.transitions import Fact
 from tests.queue.lines import (
     EVENT,
     OPEN_SALE,
     POLICY,
+    build,
     called,
     join_all,
     pass_time,
@@ -85,7 +86,7 @@ async def test_two_loops_at_once_keep_the_rate(redis: Redis, other_redis: Redis)
 async def test_control_without_the_bucket_two_loops_break_the_rate(
     redis: Redis, other_redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    without_guard(monkeypatch, tmp_path, "admit", "string.format('%.9f', tokens - count)", "burst")
+    without_guard(monkeypatch, tmp_path, "admit", "string.format('%.9f', tokens - #calls)", "burst")
 
     people, seconds = await _called_in_a_while(redis, other_redis, rate=20.0)
 
@@ -109,13 +110,13 @@ async def test_a_slow_rate_adds_up_and_never_bursts_beyond_a_second(redis: Redis
     assert (await tick(fast)).called == 5
 
 
-async def test_who_does_not_come_expires_and_the_next_is_called(redis: Redis) -> None:
+async def test_whose_admission_runs_out_expires_and_the_next_is_called(redis: Redis) -> None:
     store = store_of(redis, inside_cap=2)
     await join_all(store, (1, 2, 3, 4))
     await tick(store)
-    await store.claim(EVENT, 2)
-    await run_out(redis, 1)
-    await run_out(redis, 2)
+    for user in (1, 2):
+        await store.claim(EVENT, user)
+        await run_out(redis, user)
 
     after = await tick(store)
 
@@ -170,7 +171,8 @@ async def test_a_changed_policy_rules_the_next_tick(redis: Redis) -> None:
     assert await store.policy(EVENT) == opened
     assert (await tick(store)).called == 2
     call = (await store.unpublished(EVENT, 1))[0]
-    assert call.claim_expire_time - call.time == timedelta(seconds=20)
+    assert call.until
+    assert call.until - call.time == timedelta(seconds=20)
     admission = await store.claim(EVENT, call.user_id)
     assert admission.until - admission.since == timedelta(seconds=40)
 
@@ -225,6 +227,21 @@ async def test_live_lines_are_ticked_until_they_are_quiet_for_a_minute(redis: Re
     assert await store.active_events() == []
 
 
+async def test_a_line_that_is_over_is_forgotten_in_a_week(redis: Redis) -> None:
+    store = store_of(redis, inside_cap=1)
+    await join_all(store, (1, 2, 3))
+    await tick(store)
+    await store.leave(EVENT, 1)
+    await store.set_policy(EVENT, POLICY, {"mode"})
+
+    await store.conclude(EVENT)
+
+    left = {key: await redis.pttl(key) for key in await redis.keys(f"queue:{{{EVENT}}}:*")}
+    assert {line_key(EVENT, name) for name in ("users", "places", "line", "policy", "draw", "outbox")} <= left.keys()
+    week = timedelta(days=7) / timedelta(milliseconds=1)
+    assert all(week - 60_000 < each <= week for each in left.values())
+
+
 # --- calls are told --------------------------------------------------------------------------------------------------
 
 
@@ -255,19 +272,18 @@ async def test_a_call_outlives_a_crash_before_it_is_told(redis: Redis, other_red
         await FactPublisher(survivor, writer).publish(EVENT)
 
     told = await _told(log)
-    assert [(fact.id, fact.place_called.user_id) for fact in told] == [(call.call_id, call.user_id) for call in calls]
-    assert [fact.place_called.claim_expire_time.ToDatetime(UTC) for fact in told] == [
-        call.claim_expire_time for call in calls
-    ]
+    assert [(fact.id, fact.place_called.user_id) for fact in told] == [(call.fact_id, call.user_id) for call in calls]
+    assert [fact.place_called.claim_expire_time.ToDatetime(UTC) for fact in told] == [call.until for call in calls]
     assert (await tick(survivor)).unpublished == 0
 
 
 class _CrashAfterAppend(LineStore):
-    async def forget(self, event_id: int, calls: Sequence[Call]) -> None:
-        raise ConnectionError(event_id, len(calls))
+    async def forget(self, event_id: int, facts: Sequence[Fact]) -> None:
+        raise ConnectionError(event_id, len(facts))
 
 
 async def test_a_crash_after_telling_tells_again_with_the_same_ids(redis: Redis, log: EventLog) -> None:
+    await build(redis)
     crashing = _CrashAfterAppend(redis, POLICY)
     await join_all(crashing, (1, 2))
     await tick(crashing)

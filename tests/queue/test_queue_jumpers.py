@@ -1,7 +1,7 @@
 """Nobody is called before someone who joined earlier, nor beyond the cap: the number that must read 0 can move."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import REGISTRY
@@ -9,9 +9,20 @@ from redis.asyncio import Redis
 
 from services.queue.admission.loop import AdmissionLoop
 from services.queue.line.domain import Sale
-from services.queue.line.store import LineStore
+from services.queue.line.store import LineStore, line_key
 from services.queue.line.transitions import out_of_order
-from tests.queue.lines import EVENT, OPEN_SALE, join, join_all, pass_time, store_of, without_guard
+from tests.queue.lines import (
+    EVENT,
+    OPEN_SALE,
+    build,
+    called,
+    end_restoring,
+    join,
+    join_all,
+    pass_time,
+    store_of,
+    without_guard,
+)
 
 
 class _OpenSale:
@@ -53,6 +64,7 @@ async def test_a_restored_place_that_comes_back_late_is_no_jumper(redis: Redis) 
     await join_all(store, range(1, 21))
     assert await _jumpers_of_ticks(redis, store, 1) == 0
     await join(store, 99, restore=1)
+    await end_restoring(redis)
 
     assert await _jumpers_of_ticks(redis, store, 3) == 0
 
@@ -61,7 +73,7 @@ async def test_a_restored_place_that_comes_back_late_is_no_jumper(redis: Redis) 
 async def test_control_a_script_that_calls_the_last_first_moves_the_gauge(
     redis: Redis, rate: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    without_guard(monkeypatch, tmp_path, "admit", "redis.call('ZPOPMIN', users", "redis.call('ZPOPMAX', users")
+    without_guard(monkeypatch, tmp_path, "admit", "redis.call('ZPOPMIN'", "redis.call('ZPOPMAX'")
     store = store_of(redis, rate_per_second=rate)
     await join_all(store, range(1, 21))
 
@@ -77,6 +89,19 @@ async def test_control_a_script_without_the_cap_moves_the_gauge(
     await join_all(store, range(1, 21))
 
     assert await _jumpers_of_ticks(redis, store, 3) > 0
+
+
+async def test_lanes_are_judged_one_by_one(redis: Redis) -> None:
+    store = store_of(redis, rate_per_second=4.0)
+    await build(redis)
+    lanes = '[{"lane":0,"name":"general","weight":1},{"lane":1,"name":"fans","weight":3}]'
+    await cast("Any", redis.hset(line_key(EVENT, "policy"), "lanes", lanes))
+    await join_all(store, range(1, 11))
+    for user in range(11, 21):  # later, and called earlier
+        await join(store, user, lane=1)
+
+    assert await _jumpers_of_ticks(redis, store, 3) == 0
+    assert max(await called(store)) > 10
 
 
 async def test_a_lowered_cap_is_no_fault_of_those_who_are_inside(redis: Redis) -> None:

@@ -1,7 +1,7 @@
 """Following a place: one pipeline a second for everyone who watches, and nothing told twice."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -12,12 +12,22 @@ from redis.asyncio import Redis
 from services.common.errors import Unavailable
 from services.common.keyring import KeyRing
 from services.queue import watch
-from services.queue.line.domain import EventNotFound, Place, PlaceNotFound, PlaceState, Sale, SaleState, tell
+from services.queue.line.domain import (
+    EventNotFound,
+    Expect,
+    Place,
+    PlaceNotFound,
+    PlaceState,
+    Sale,
+    SaleState,
+    tell,
+    unforeseen,
+)
 from services.queue.line.store import LineStore, line_key
 from services.queue.line.transitions import Progress
-from services.queue.waiting_room import WaitingRoom
+from services.queue.waiting_room import JoinWish, WaitingRoom
 from services.queue.watch import PlaceWatch
-from tests.queue.lines import EVENT, OPEN_SALE, join_all, readings, store_of, tick
+from tests.queue.lines import EVENT, OPEN_SALE, build, join_all, readings, store_of, tick
 from tests.support import eventually
 
 
@@ -129,6 +139,7 @@ async def test_a_lost_place_ends_the_stream_with_an_error(redis: Redis, clock: _
     follower = await _follow(store, watchers, 1)
 
     await redis.flushdb()
+    await build(redis)
     await _rounds(watchers, clock, [1.0])
 
     with pytest.raises(PlaceNotFound):
@@ -183,15 +194,27 @@ class _Catalog:
         return OPEN_SALE
 
 
+class _NoForesight:
+    async def expect(self, event_ids: Collection[int]) -> dict[int, Expect]:
+        return dict.fromkeys(event_ids, unforeseen)
+
+
 OTHER = 8
 
 
 async def _two_watched_events(redis: Redis) -> tuple[WaitingRoom, _Catalog, list[_Follower]]:
     """One person waits and watches in each of two lines."""
     catalog, ring = _Catalog(), KeyRing({"k": b"k" * 32})
-    room = WaitingRoom(store_of(redis), catalog, ring, ring)  # type: ignore[arg-type] # the method that is used
+    room = WaitingRoom(
+        store_of(redis),
+        catalog,  # type: ignore[arg-type] # the method that is used
+        *(cast("Any", unused) for unused in (None, None)),
+        place_keys=ring,
+        admission_keys=ring,
+        foresight=_NoForesight(),  # type: ignore[arg-type] # likewise
+    )
     for event_id in (EVENT, OTHER):
-        await room.join(event_id, 1, "")
+        await room.join(JoinWish(event_id, 1))
     followers = [_Follower(room.watch(event_id, 1)) for event_id in (EVENT, OTHER)]  # type: ignore[arg-type] # a generator
     await eventually(lambda: all(follower.news for follower in followers))
     await asyncio.sleep(0)

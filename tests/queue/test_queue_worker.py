@@ -14,7 +14,7 @@ from services.common.eventlog import EventLogUnavailable, Record, open_event_log
 from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS
 from services.queue.line.domain import PlaceState
 from services.queue.worker import every, handle_records, listen
-from tests.queue.lines import EVENT, join, state, store_of, tick
+from tests.queue.lines import EVENT, build, join, state, store_of, tick
 from tests.queue.neighbours import stamp
 from tests.support import eventually
 
@@ -41,6 +41,7 @@ async def test_only_a_confirmed_booking_ends_a_place(redis: Redis) -> None:
 
 async def test_a_damaged_record_changes_nothing_and_says_so(redis: Redis) -> None:
     store = store_of(redis)
+    await build(redis)
     progress = pb.SaleProgress(event_id=EVENT, seats_total=5, seats_left=4, time=stamp(datetime.now(UTC)))
     good = Record(SALE_PROGRESS, str(EVENT), progress.SerializeToString())
 
