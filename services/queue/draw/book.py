@@ -16,7 +16,7 @@ from services.queue.draw.store import DrawStore
 _OUTCOMES: Final = 1_000
 # Anyone may ask how far a draw is; Redis is asked once a second for each event.
 _FRESH_SECONDS: Final = 1.0
-# Whole lists in memory, of nine bytes per person: only for the return of people to a line that was lost.
+# Whole lists in memory, of nine bytes per person: those that Redis had lost when somebody wanted to read them.
 _LISTS: Final = 4
 
 
@@ -63,16 +63,6 @@ class DrawBook:
         outcome = await self.outcome(event_id)
         return outcome.key if outcome else None
 
-    async def score(self, event_id: int, user_id: int) -> int | None:
-        """The number that someone drew; None until the draw is held, and for who is not in the list.
-
-        Reads the whole list once: for the return of people to a line that was lost.
-        """
-        outcome = await self.outcome(event_id)
-        if outcome is None or user_id not in await self._list(event_id, outcome):
-            return None
-        return draw.score(outcome.key, user_id)
-
     async def restore(self, event_id: int) -> bool:
         """Gives the outcome back to a line that was lost, from the event log; false when there is none yet.
 
@@ -102,15 +92,6 @@ class DrawBook:
         if saved is not None:
             return saved.slice(start - first * PART, stop - first * PART)
         return (await self._load(event_id)).slice(start, stop)
-
-    async def _list(self, event_id: int, outcome: Outcome) -> Entrants:
-        known = self._lists.get(event_id)
-        if known is None and outcome.entrant_count:
-            known = await self._store.saved(event_id, 0, (outcome.entrant_count - 1) // PART)
-        if known is None:
-            known = await self._load(event_id)
-        self._lists[event_id] = known
-        return known
 
     async def _load(self, event_id: int) -> Entrants:
         """The list from the event log, and back into Redis; once for all who want to read it."""
