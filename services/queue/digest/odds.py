@@ -34,9 +34,9 @@ class Demand:
         """
         if self.sold_out:
             return 0.0
-        if self.seats_left is None or self.seats_total is None or self.called < _ENOUGH_CALLED:
-            return None
         chosen = self.called - self.inside * _CHOSEN
+        if self.seats_left is None or self.seats_total is None or min(self.called, 2 * chosen) < _ENOUGH_CALLED:
+            return None
         each = (self.seats_total - self.seats_left) / chosen
         buyers = ahead + self.inside * _CHOSEN
         if not math.isfinite(buyers) or each <= 0:

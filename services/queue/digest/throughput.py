@@ -93,7 +93,8 @@ def observed_stay(samples: Sequence[Sample], guess: float, longest: float) -> tu
     ended = (newest.called - newest.inside) - (recent[0].called - recent[0].inside)
     if ended <= 0 or spent <= 0:
         return guess, _GUESS_DOUBT
-    turnover = (newest.called - newest.inside) / max(newest.inside, 1)
+    # A line that was rebuilt after a loss does not know of every call.
+    turnover = max(newest.called - newest.inside, 0) / max(newest.inside, 1)
     trust = turnover**2 / (turnover**2 + _TURNOVER**2)
     stay = math.exp(trust * math.log(min(spent / ended, longest)) + (1 - trust) * math.log(guess))
     doubt = math.hypot(_GUESS_DOUBT * (1 - trust), _OBSERVED_DOUBT, 1 / math.sqrt(ended))
