@@ -234,7 +234,7 @@ async def test_a_process_that_drains_hands_its_lines_over_at_once(settings: Queu
             await life.aclose()
             await other.join(2)
             # Well before the lease would have ended by itself.
-            after = await other.until(lambda status: status.ready == 2, within=2.0)
+            after = await other.until(lambda status: status.ready == 2, within=2.5)
             assert after.fence > before.fence
 
 
