@@ -63,6 +63,7 @@ class EventStream(web.StreamResponse):
         self._sent = 0
         self._last_write = asyncio.get_running_loop().time()
         self._in_chunks = False
+        self._transport: asyncio.Transport | None = None
         # What was unread when the client was last seen reading, and when that was; no time while nothing is unread.
         self._unread = 0
         self._unread_since: float | None = None
@@ -72,6 +73,9 @@ class EventStream(web.StreamResponse):
         if not self.prepared:
             await self.prepare(self._request)
             self._in_chunks = self.headers.get("Transfer-Encoding") == "chunked"
+            self._transport = self._request.transport
+            # Sent, and a fifth of what a quiet stream keeps in memory.
+            self.headers.clear()
             await self._write(_BEGINNING)
 
     async def send(self, data: bytes, event: str = "") -> None:
@@ -81,18 +85,18 @@ class EventStream(web.StreamResponse):
         kind = b"event: %s\n" % event.encode() if event else b""
         await self._write(b"%sid: %d\ndata: %s\n\n" % (kind, self._sent, data))
 
-    def offer(self, data: bytes) -> bool:
+    def offer(self, data: bytes, now: float) -> bool:
         """Sends one event at once, without a step of aiohttp between; only after `begin`, and not beside `send`.
 
         False, and nothing is sent, while the client has not read what it was sent before, or when it is gone.
         """
-        transport = self._request.transport
-        if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+        transport = self._transport
+        if transport is None or transport.get_write_buffer_size() or transport.is_closing():
             return False
         self._sent += 1
         event = b"id: %d\ndata: %b\n\n" % (self._sent, data)
         transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._in_chunks else event)
-        self._last_write = asyncio.get_running_loop().time()
+        self._last_write = now
         self._unread_since = None
         return True
 
@@ -144,18 +148,20 @@ class Streams:
 
     async def serve(self, request: web.Request, follow: Follow, route: str) -> web.StreamResponse:
         """Keeps a stream open while `follow` sends its events. Raises what that fails with before the first one."""
-        with _counted(route):
-            scope = asyncio.timeout(None)
-            stream = EventStream(request, scope)
-            try:
-                async with scope:
-                    await self._follow(stream, follow, route)
-            except TimeoutError:
-                if not scope.expired():
-                    raise
-                if not stream.prepared:
-                    raise Unavailable("the stream was ended") from None
-            return stream
+        scope = asyncio.timeout(None)
+        stream = EventStream(request, scope)
+        _count(route, 1)
+        try:
+            async with scope:
+                await self._follow(stream, follow, route)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            if not stream.prepared:
+                raise Unavailable("the stream was ended") from None
+        finally:
+            _count(route, -1)
+        return stream
 
     async def _follow(self, stream: EventStream, follow: Follow, route: str) -> None:
         self._open.add(stream)
@@ -225,14 +231,7 @@ async def _cancelling(call: Any) -> AsyncIterator[AsyncIterator[Message]]:
         call.cancel()
 
 
-@contextlib.contextmanager
-def _counted(route: str) -> Iterator[None]:
+def _count(route: str, change: int) -> None:
     """Counts an open stream, which is no longer a request being answered."""
-    gauge = metrics.HTTP_STREAMS_OPEN.labels(route)
-    gauge.inc()
-    metrics.HTTP_IN_FLIGHT.dec()
-    try:
-        yield
-    finally:
-        metrics.HTTP_IN_FLIGHT.inc()
-        gauge.dec()
+    metrics.HTTP_STREAMS_OPEN.labels(route).inc(change)
+    metrics.HTTP_IN_FLIGHT.dec(change)

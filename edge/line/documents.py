@@ -4,8 +4,8 @@ The transcoder writes a template for each lane of a digest, in which the slots o
 left open. Whoever waits in a lane or in the draw is told with it; everyone else as a message, which takes longer.
 """
 
-import math
 from collections.abc import Mapping
+from math import ceil
 from typing import Any, Final
 
 import orjson
@@ -41,21 +41,22 @@ def document(known: Known, standing: Standing, view: LineView | None, now: float
     # Who has a standing with a forecast waits in a lane of the view, or in the draw.
     if view is None or not standing.is_forecast or not known.is_simple:
         return to_json(_dump(pb.WatchPlaceResponse(place=place_of(known, standing, view, now))))
-    told = _forecast(known, standing, view)
+    p10, p50, p90, odds, poll_after_ms = _forecast(known, standing, view)
     position, age = standing.position, now - view.received
     values: tuple[Any, ...] = (
         position,
         position - 1 if position else 0,
-        _seconds(told.eta_p50_seconds, age),
-        _seconds(told.eta_p90_seconds, age),
-        int(told.poll_after_ms * known.jitter),
+        ceil(p50 - age) if p50 > age else 0,
+        ceil(p90 - age) if p90 > age else 0,
+        int(poll_after_ms * known.jitter),
         known.join_time,
-        _seconds(told.eta_p10_seconds, age),
+        ceil(p10 - age) if p10 > age else 0,
         known.score,
     )
-    if told.odds is None:
-        return _template(known, view, has_odds=False) % values
-    return _template(known, view, has_odds=True) % (*values, orjson.dumps(_odds(told.odds)))
+    template = view.templates.get((known.lane, known.in_draw, odds is not None))
+    if template is None:
+        template = _add_template(known, view, has_odds=odds is not None)
+    return template % (values if odds is None else (*values, orjson.dumps(_odds(odds))))
 
 
 def place_of(known: Known, standing: Standing, view: LineView | None, now: float) -> pb.Place:
@@ -105,18 +106,16 @@ def _set_forecast(place: pb.Place, told: Told, jitter: float, age: float) -> Non
 
 def _seconds(eta: float, age: float) -> int:
     """What is left of a time that was told `age` seconds ago."""
-    return math.ceil(eta - age) if eta > age else 0
+    return ceil(eta - age) if eta > age else 0
 
 
 def _odds(chance: float) -> float:
     return round(chance, _ODDS_DIGITS)
 
 
-def _template(known: Known, view: LineView, *, has_odds: bool) -> bytes:
-    key = known.lane, known.in_draw, has_odds
-    template = view.templates.get(key)
-    if template is None:
-        template = view.templates[key] = _compile(_sample(known, view, has_odds=has_odds))
+def _add_template(known: Known, view: LineView, *, has_odds: bool) -> bytes:
+    template = _compile(_sample(known, view, has_odds=has_odds))
+    view.templates[known.lane, known.in_draw, has_odds] = template
     return template
 
 

@@ -184,7 +184,7 @@ def _tell(watcher: Watcher, standing: Standing, view: LineView, now: float) -> N
     news = view.common, standing.position, known.version
     if news == watcher.told or watcher.ended.done():
         return
-    if watcher.stream.offer(document(known, standing, view, now)):
+    if watcher.stream.offer(document(known, standing, view, now), now):
         watcher.told, watcher.told_at = news, now
         if _is_last_word(known, view.common):
             watcher.end()

@@ -16,7 +16,6 @@ from edge.line.feed import Feed
 from edge.line.lookups import Lookups
 from edge.line.places import UNKNOWN, Known, KnownPlaces, Standing, is_due, stand
 from edge.line.subscription import NoDigests, OpenDigests, Subscription
-from edge.streams import EventStream, Follow
 from services.common import errors, metrics
 from services.common.cancellation import cancel
 
@@ -71,19 +70,17 @@ class Lines:
         standing = stand(known, view) if view is not None else _as_answered(known)
         return document(known, standing, view, _now())
 
-    async def watch(self, stream: EventStream, event_id: int, user_id: int, ordinary: Follow) -> None:
-        """Sends the events of WatchPlace, by way of `ordinary` where there are no digests. Raises as `place`."""
+    async def feed(self, event_id: int, user_id: int) -> tuple[Feed, Known] | None:
+        """What to follow a place with; None where there are no digests to tell it from. Raises as `place`."""
         known, _ = await self._look(event_id, user_id)
         line = self._lines.get(event_id)
-        if line is not None:
-            # Whoever came first waits for the first digest: it shows whether there are any.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_SETTLE_SECONDS):
-                    await line.subscription.settled.wait()
-        if line is None or self._lines.get(event_id) is not line:
-            await ordinary(stream)
-        else:
-            await line.feed.follow(stream, known)
+        if line is None:
+            return None
+        # Whoever came first waits for the first digest: it shows whether there are any.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await line.subscription.settled.wait()
+        return (line.feed, known) if self._lines.get(event_id) is line else None
 
     @contextlib.contextmanager
     def change(self, event_id: int, user_id: int) -> Iterator[Change]:

@@ -66,11 +66,13 @@ def _watch_place(prepared: Prepared, lines: Lines) -> Handler:
         asked: Any = await read(request)
         user_id = current_caller().user_id
 
-        async def ordinary(stream: EventStream) -> None:
-            await relay(open_stream(asked), dump)(stream)
-
         async def follow(stream: EventStream) -> None:
-            await lines.watch(stream, asked.event_id, user_id, ordinary)
+            found = await lines.feed(asked.event_id, user_id)
+            if found is None:
+                await relay(open_stream(asked), dump)(stream)
+            else:
+                feed, known = found
+                await feed.follow(stream, known)
 
         return await prepared.streams.serve(request, follow, route)
 

@@ -369,8 +369,8 @@ async def test_a_client_that_does_not_read_is_told_the_newest_and_left_in_the_en
         sent: list[bool] = []
         offer = streams.EventStream.offer
 
-        def noted(stream: streams.EventStream, data: bytes) -> bool:
-            sent.append(offer(stream, data))
+        def noted(stream: streams.EventStream, data: bytes, now: float) -> bool:
+            sent.append(offer(stream, data, now))
             return sent[-1]
 
         monkeypatch.setattr(streams.EventStream, "offer", noted)
