@@ -22,6 +22,7 @@ from services.queue.digest.feed import DigestFeed
 from services.queue.door import Door, Knock
 from services.queue.draw.desk import DrawDesk
 from services.queue.line.domain import Mode, Refusal
+from services.queue.office import Office
 from services.queue.waiting_room import JoinOutcome, JoinWish, WaitingRoom
 
 _LARGEST_BATCH: Final = 256
@@ -36,9 +37,17 @@ class QueueApi(rpc.QueueServiceServicer):
     """The RPCs of queue; their promises are in the proto."""
 
     def __init__(
-        self, room: WaitingRoom, door: Door, digests: DigestFeed, draws: DrawDesk, statuses: StatusReader
+        self,
+        room: WaitingRoom,
+        *,
+        door: Door,
+        digests: DigestFeed,
+        draws: DrawDesk,
+        office: Office,
+        statuses: StatusReader,
     ) -> None:
         self._room = room
+        self._office = office
         self._door = door
         self._digests = digests
         self._draws = draws
@@ -133,21 +142,21 @@ class QueueApi(rpc.QueueServiceServicer):
         if len(request.user_ids) > _MOST_PASSES:
             raise InvalidArgument("user_ids", f"1 to {_MOST_PASSES} accounts")
         operator = current_caller().user_id
-        passes = await self._room.issue_passes(request.event_id, operator, request.lane, request.user_ids)
+        passes = await self._office.issue_passes(request.event_id, operator, request.lane, request.user_ids)
         pairs = zip(request.user_ids, passes, strict=True)
         return pb.IssueLanePassesResponse(
             passes=[pb.LanePass(user_id=user_id, lane_pass=lane_pass) for user_id, lane_pass in pairs]
         )
 
     async def GetQueuePolicy(self, request: pb.GetQueuePolicyRequest, context: Context) -> pb.GetQueuePolicyResponse:
-        policy = await self._room.policy(request.event_id)
+        policy = await self._office.policy(request.event_id)
         status = await self._statuses.read(request.event_id, policy)
         return pb.GetQueuePolicyResponse(policy=packing.policy(policy), status=packing.status(status))
 
     async def UpdateQueuePolicy(
         self, request: pb.UpdateQueuePolicyRequest, context: Context
     ) -> pb.UpdateQueuePolicyResponse:
-        policy = await self._room.update_policy(request.event_id, current_caller().user_id, _changes(request))
+        policy = await self._office.update_policy(request.event_id, current_caller().user_id, _changes(request))
         return pb.UpdateQueuePolicyResponse(policy=packing.policy(policy))
 
 

@@ -1,14 +1,13 @@
-"""What can be done in a waiting room, one method for each wish of a buyer or an operator."""
+"""What can be done in a waiting room, one method for each wish of a buyer."""
 
 import asyncio
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from services.common import metrics
 from services.common.errors import Unavailable
@@ -20,13 +19,11 @@ from services.queue.digest.foresight import Foresight
 from services.queue.line.domain import (
     EventNotFound,
     Expect,
-    LanesInvalid,
     Line,
     NotBuilt,
     Place,
     PlaceNotFound,
     PlaceState,
-    Policy,
     Sale,
     Standing,
     tell,
@@ -36,13 +33,9 @@ from services.queue.line.store import LineStore, to_ms
 from services.queue.line.transitions import Admission, JoinCommand, Joined, Proof
 from services.queue.proofs.lane_pass import LanePass
 from services.queue.proofs.place import SignedPlace
-from services.queue.restore.book import LineBook
 from services.queue.watch import PlaceWatch
 
 T = TypeVar("T")
-
-# Every change of a policy; operators answer for what they did in the middle of a sale.
-_audit = logging.getLogger("boxoffice.audit")
 
 
 class Rebuilder(Protocol):
@@ -79,7 +72,7 @@ class ClaimOutcome:
 
 
 class WaitingRoom:
-    """The lines of all events, as people and operators use them."""
+    """The lines of all events, as people use them."""
 
     def __init__(
         self,
@@ -87,7 +80,6 @@ class WaitingRoom:
         catalog: EventCatalog,
         rebuilder: Rebuilder,
         publisher: FactPublisher,
-        book: LineBook,
         *,
         place_keys: KeyRing,
         admission_keys: KeyRing,
@@ -97,7 +89,6 @@ class WaitingRoom:
         self._catalog = catalog
         self._rebuilder = rebuilder
         self._publisher = publisher
-        self._book = book
         self._foresight = foresight
         self._place_keys = place_keys
         self._admission_keys = admission_keys
@@ -176,10 +167,11 @@ class WaitingRoom:
         return failures
 
     async def _when_built(self, event_id: int, step: Callable[[], Awaitable[T]]) -> T:
-        """Does it, after the line was built if it is not there."""
+        """Does it, after the line was built if it is not there. Raises EventNotFound: there is nothing to build."""
         try:
             return await step()
         except NotBuilt:
+            await self._catalog.sale(event_id)
             for failure in (await self._build([event_id])).values():
                 raise failure from None
             return await step()
@@ -254,10 +246,12 @@ class WaitingRoom:
     async def claim(self, event_id: int, user_id: int) -> ClaimOutcome:
         """Turns a call into an admission, or finds it. The token is answered when the event log knows of it.
 
-        Raises EventNotFound, PlaceNotFound, PlaceNotReady, EventLogUnavailable, Unavailable: claim again.
+        Raises PlaceNotFound, PlaceNotReady, EventLogUnavailable, Unavailable: claim again.
         """
-        await self._catalog.sale(event_id)
-        admission = await self._when_built(event_id, lambda: self._store.claim(event_id, user_id))
+        try:
+            admission = await self._when_built(event_id, lambda: self._store.claim(event_id, user_id))
+        except EventNotFound:
+            raise PlaceNotFound from None
         if admission.fresh:
             metrics.QUEUE_CLAIMED.inc()
         await self._publisher.told(event_id)
@@ -269,40 +263,13 @@ class WaitingRoom:
         return ClaimOutcome(place, token.encode(self._admission_keys), admission.until)
 
     async def leave(self, event_id: int, user_id: int) -> None:
-        """Gives the place up; nothing happens where there is none. Raises EventNotFound."""
-        await self._catalog.sale(event_id)
-        if await self._when_built(event_id, lambda: self._store.leave(event_id, user_id)):
+        """Gives the place up; nothing happens where there is none."""
+        try:
+            left = await self._when_built(event_id, lambda: self._store.leave(event_id, user_id))
+        except EventNotFound:
+            return
+        if left:
             metrics.QUEUE_ENDED.labels("left").inc()
-
-    async def policy(self, event_id: int) -> Policy:
-        """How the line is run. Raises EventNotFound, and what keeps the line from being built."""
-        await self._catalog.sale(event_id)
-        await self._rebuilder.ensure(event_id)
-        return await self._store.policy(event_id)
-
-    async def update_policy(self, event_id: int, operator_id: int, changes: Mapping[str, Any]) -> Policy:
-        """Changes attributes of the policy and leaves an audit line; answers when the event log knows of it.
-
-        Raises EventNotFound, PolicyOutOfRange, LanesInvalid, EventLogUnavailable (it may rule already; repeat it).
-        """
-        current = await self.policy(event_id)
-        if not changes:
-            return current
-        wanted = replace(current, **changes)
-        before, after = await self._store.set_policy(event_id, wanted, changes.keys())
-        fields = {"event_id": event_id, "user_id": operator_id, "before": _told(before), "after": _told(after)}
-        _audit.info("queue policy changed", extra={"fields": fields})
-        await self._book.runs(event_id, after)
-        return after
-
-    async def issue_passes(self, event_id: int, operator_id: int, lane: int, users: Sequence[int]) -> list[str]:
-        """Passes for a priority lane, in the order of `users`. Raises EventNotFound, LanesInvalid."""
-        in_use = {each.number for each in (await self.policy(event_id)).lanes}
-        if lane == 0 or lane not in in_use:
-            raise LanesInvalid("there is no such priority lane")
-        fields = {"event_id": event_id, "user_id": operator_id, "lane": lane, "passes": len(users)}
-        _audit.info("lane passes issued", extra={"fields": fields})
-        return [LanePass(user_id, event_id, lane).encode(self._place_keys) for user_id in users]
 
 
 def _failure(answer: object) -> Exception:
@@ -310,17 +277,6 @@ def _failure(answer: object) -> Exception:
     if isinstance(answer, Exception):
         return answer
     raise answer if isinstance(answer, BaseException) else TypeError(answer)
-
-
-def _told(policy: Policy) -> dict[str, object]:
-    return {
-        "mode": policy.mode.value,
-        "rate_per_second": policy.rate_per_second,
-        "inside_cap": policy.inside_cap,
-        "claim_window_seconds": policy.claim_window.total_seconds(),
-        "admission_seconds": policy.admission.total_seconds(),
-        "lanes": {lane.number: [lane.name, lane.weight] for lane in policy.lanes},
-    }
 
 
 def _token_id(event_id: int, user_id: int, admission: Admission) -> str:

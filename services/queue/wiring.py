@@ -43,6 +43,7 @@ from services.queue.draw.log import DrawLog
 from services.queue.draw.outcome import Seeds
 from services.queue.draw.store import DrawStore
 from services.queue.line.store import LineStore
+from services.queue.office import Office
 from services.queue.proofs.receipt import ReceiptKeys
 from services.queue.restore.book import LineBook
 from services.queue.restore.rebuild import Rebuilder
@@ -66,26 +67,25 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     catalog = EventCatalog(inventory_rpc.EventServiceStub(inventory))
     writer = await lifecycle.enter(log.writer())
     reader = reader_of(DigestStore(redis), store, catalog)
-    judge = AccuracyLog(reader)
+    judge, digests = AccuracyLog(reader), DigestFeed(reader)
     publisher = FactPublisher(store, writer, judge.heard)
     draws, seeds, draw_store = DrawLog(log, writer), Seeds(settings.draw_secret_bytes()), DrawStore(redis)
     book = DrawBook(draw_store, draws, seeds)
     holder = DrawHolder(draw_store, draws, seeds)
     lifecycle.defer(holder.close)
-    line_book = LineBook(log, writer)
+    line_book, place_keys = LineBook(log, writer), KeyRing.parse(settings.place_keys.get_secret_value())
     rebuilder = Rebuilder(RestoreStore(redis), line_book, book, grace=grace, limit=limit)
     lifecycle.defer(rebuilder.aclose)
+    office = Office(store, catalog, rebuilder, line_book, place_keys)
     room = WaitingRoom(
         store,
         catalog,
         rebuilder,
         publisher,
-        line_book,
-        place_keys=KeyRing.parse(settings.place_keys.get_secret_value()),
+        place_keys=place_keys,
         admission_keys=KeyRing.parse(settings.admission_keys.get_secret_value()),
         foresight=Foresight(reader),
     )
-    digests = DigestFeed(reader)
 
     async def redis_answers() -> None:
         await redis.ping()
@@ -126,7 +126,8 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     lifecycle.background("lag", partial(watch_lag, log, GROUP, TOPICS))
     door = _door(redis, room, settings)
     desk = DrawDesk(book, catalog, ReceiptKeys.parse(settings.receipt_keys.get_secret_value()), room.place)
-    registrations = [(rpc.add_QueueServiceServicer_to_server, QueueApi(room, door, digests, desk, statuses))]
+    api = QueueApi(room, door=door, digests=digests, draws=desk, office=office, statuses=statuses)
+    registrations = [(rpc.add_QueueServiceServicer_to_server, api)]
     return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))
 
 

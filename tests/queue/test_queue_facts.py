@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis as blocking
@@ -18,11 +18,13 @@ from services.common.eventlog.port import EventLog, EventLogUnavailable, EventLo
 from services.common.eventlog.topics import TOPICS
 from services.common.keyring import KeyRing
 from services.queue.admission.publisher import FactPublisher
+from services.queue.catalog import EventCatalog
 from services.queue.digest.foresight import Foresight
 from services.queue.digest.reader import reader_of
 from services.queue.digest.store import DigestStore
 from services.queue.line.domain import PlaceState, Sale
 from services.queue.line.store import LineStore
+from services.queue.office import Office
 from services.queue.restore.book import LineBook
 from services.queue.restore.rebuild import Rebuilder
 from services.queue.restore.store import RestoreStore
@@ -97,13 +99,15 @@ class Room:
         self.publisher = told(self.store, self.writer)  # type: ignore[arg-type] # the one method that is used
         self.publisher.room = self  # type: ignore[attr-defined] # for the one below
         catalog: Any = Catalog()
+        ring = KeyRing.parse(PLACE_KEYS)
+        catalog = cast("EventCatalog", Catalog())
+        self.office = Office(self.store, catalog, self.rebuilder, self.book, ring)
         self.waiting = WaitingRoom(
             self.store,
             catalog,
             self.rebuilder,
             self.publisher,
-            self.book,
-            place_keys=KeyRing.parse(PLACE_KEYS),
+            place_keys=ring,
             admission_keys=KeyRing.parse(ADMISSION_KEYS),
             foresight=Foresight(reader_of(DigestStore(redis), self.store, catalog)),
         )
@@ -181,14 +185,14 @@ async def test_no_token_of_an_admission_that_the_rebuilt_line_does_not_know(redi
 
 async def test_a_change_of_the_rules_is_answered_when_the_log_has_it(redis: Redis, log: EventLog, gate: Gate) -> None:
     async with _room(redis, log) as room:
-        changed = await room.waiting.update_policy(EVENT, 1, {"inside_cap": 5})
+        changed = await room.office.update_policy(EVENT, 1, {"inside_cap": 5})
         assert (await room.book.memory(EVENT)).policy == changed
 
         gate.set(Door.SHUT)
         with pytest.raises(EventLogUnavailable):
-            await room.waiting.update_policy(EVENT, 1, {"inside_cap": 6})
+            await room.office.update_policy(EVENT, 1, {"inside_cap": 6})
         gate.set(Door.OPEN)
         await redis.flushdb()
-        assert (await room.waiting.policy(EVENT)).inside_cap == 5
+        assert (await room.office.policy(EVENT)).inside_cap == 5
         # The rules of a lost line are not known before it is built.
         assert (await room.store.read(EVENT, 1))[0].is_restoring
