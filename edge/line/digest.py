@@ -68,17 +68,17 @@ class LineView:
 def view_of(digest: pb.WatchDigestResponse, received: float, era: int) -> LineView:
     """A digest as the telling needs it: plain numbers, which are compared and computed with thousands of times."""
     is_built = digest.incarnation != 0
-    is_drawing = digest.sale_state == pb.SALE_STATE_DRAWING
+    is_told = is_built or digest.sale_state in _OVER
     return LineView(
         received=received,
         era=era,
         common=Common(
             total_waiting=digest.total_waiting,
             seats_left=digest.seats_left if digest.HasField("seats_left") else None,
-            sale_state=digest.sale_state if is_built else pb.SALE_STATE_RESTORING,
+            sale_state=digest.sale_state if is_told else pb.SALE_STATE_RESTORING,
         ),
         is_built=is_built,
-        draw_key=b"" if is_drawing else digest.draw_key,
+        draw_key=digest.draw_key,
         lanes={lane.lane: _lane(lane) for lane in digest.lanes},
         changed=frozenset(digest.changed_user_ids),
         in_draw=_told(digest.in_draw) if digest.HasField("in_draw") else None,

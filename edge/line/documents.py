@@ -50,7 +50,7 @@ def document(known: Known, standing: Standing, view: LineView | None, now: float
         ceil(p90 - age) if p90 > age else 0,
         int(poll_after_ms * known.jitter),
         known.join_time,
-        ceil(p10 - age) if p10 > age else 0,
+        int(p10 - age) if p10 > age else 0,
         known.score,
     )
     template = view.templates.get((known.lane, known.in_draw, odds is not None))
@@ -95,7 +95,8 @@ def _set_common(place: pb.Place, common: Common) -> None:
 
 
 def _set_forecast(place: pb.Place, told: Told, jitter: float, age: float) -> None:
-    place.eta_p10_seconds = _seconds(told.eta_p10_seconds, age)
+    # Outwards, as queue does it: the range must hold what it promises.
+    place.eta_p10_seconds = int(max(told.eta_p10_seconds - age, 0))
     place.eta_p50_seconds = _seconds(told.eta_p50_seconds, age)
     place.eta_p90_seconds = _seconds(told.eta_p90_seconds, age)
     place.poll_after_ms = int(told.poll_after_ms * jitter)

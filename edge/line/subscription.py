@@ -19,8 +19,8 @@ OpenDigests = Callable[[Message], Any]
 
 # A digest that is older than this says nothing about now.
 FRESH_SECONDS: Final = 5.0
-# A digest names for 10 s who must be asked for; after a longer gap nobody knows whom it would have named.
-_GAP_SECONDS: Final = 8.0
+# Digests name for 5 s who must be asked for; after a longer gap nobody knows whom they would have named.
+_GAP_SECONDS: Final = 4.5
 # Before connecting again: from one to five seconds, with what spreads the edges that lost the same peer.
 _FIRST_PAUSE: Final = 1.25
 _LONGEST_PAUSE: Final = 4.0
@@ -42,7 +42,7 @@ class Subscription:
     def __init__(self, event_id: int, open_digests: OpenDigests) -> None:
         self._request = pb.WatchDigestRequest(event_id=event_id)
         self._open = open_digests
-        self._incarnation = 0
+        self._latest: pb.WatchDigestResponse | None = None
         # Of what is learnt from now on.
         self.era = next(_eras)
         self.view: LineView | None = None
@@ -89,14 +89,19 @@ class Subscription:
                 self._take(digest)
 
     def _take(self, digest: pb.WatchDigestResponse) -> None:
-        now = asyncio.get_running_loop().time()
-        before = self.view
-        if before is None or digest.incarnation != self._incarnation or now - before.received > _GAP_SECONDS:
+        if self._is_new_era(digest):
             self.era = next(_eras)
-        self._incarnation = digest.incarnation
-        self.view = view_of(digest, now, self.era)
+        self._latest = digest
+        self.view = view_of(digest, asyncio.get_running_loop().time(), self.era)
         self.arrived.set()
         self.settled.set()
+
+    def _is_new_era(self, digest: pb.WatchDigestResponse) -> bool:
+        """Whether what was known does not hold any more. Both times are of one clock, that of Redis."""
+        before = self._latest
+        if before is None or digest.incarnation != before.incarnation:
+            return True
+        return digest.time.ToMicroseconds() - before.time.ToMicroseconds() > _GAP_SECONDS * 1_000_000
 
 
 @asynccontextmanager

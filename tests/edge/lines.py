@@ -152,7 +152,9 @@ class FakeQueue:
                 raise self.failure
             if self._digests and not self.is_silent:
                 told = min(told + 1, len(self._digests))
-                yield self._digests[told - 1]
+                digest = self._digests[told - 1]
+                digest.time.GetCurrentTime()
+                yield digest
 
     async def _look(self, batch: pb.BatchGetPlaceRequest) -> pb.BatchGetPlaceResponse:
         self.batches += 1

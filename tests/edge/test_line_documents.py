@@ -36,28 +36,31 @@ def _random_place(dice: random.Random) -> pb.Place:
     def moment() -> Timestamp | None:
         return Timestamp(seconds=dice.randrange(2**31), nanos=dice.choice([0, 5_000, 120_000_000]))
 
-    return pb.Place(
-        event_id=EVENT,
-        state=dice.choice(pb.Place.State.values()),
-        position=dice.randrange(5),
-        ahead=dice.randrange(5),
-        total_waiting=dice.randrange(10**6),
-        eta_p10_seconds=dice.randrange(10**4),
-        eta_p50_seconds=dice.randrange(10**4),
-        eta_p90_seconds=dice.randrange(10**4),
-        seats_left=dice.choice([None, 0, 50_000]),
-        sale_state=dice.choice(list(pb.SaleState.values())),
-        poll_after_ms=dice.randrange(10_000),
-        join_time=dice.choice([None, moment()]),
-        claim_expire_time=dice.choice([None, moment()]),
-        admission_expire_time=dice.choice([None, moment()]),
-        lane=dice.randrange(3),
-        lane_name=dice.choice(["", "general", 'a "name" of 100 %d', "팬클럽"]),
-        score=dice.choice([0, score_of(5), score_of(900)]),
-        in_draw=dice.choice([True, False]),
-        odds=dice.choice([None, 0.0, 0.25, 1.0]),
-        call_again_time=dice.choice([None, None, moment()]),
-    )
+    told: dict[str, Any] = {
+        "event_id": EVENT,
+        "state": dice.choice(pb.Place.State.values()),
+        "position": dice.randrange(5),
+        "ahead": dice.randrange(5),
+        "total_waiting": dice.randrange(10**6),
+        "eta_p10_seconds": dice.randrange(10**4),
+        "eta_p50_seconds": dice.randrange(10**4),
+        "eta_p90_seconds": dice.randrange(10**4),
+        "seats_left": dice.choice([None, 0, 50_000]),
+        "sale_state": dice.choice(list(pb.SaleState.values())),
+        "poll_after_ms": dice.randrange(10_000),
+        "join_time": dice.choice([None, moment()]),
+        "claim_expire_time": dice.choice([None, moment()]),
+        "admission_expire_time": dice.choice([None, moment()]),
+        "lane": dice.randrange(3),
+        "lane_name": dice.choice(["", "general", 'a "name" of 100 %d', "팬클럽"]),
+        "score": dice.choice([0, score_of(5), score_of(900)]),
+        "in_draw": dice.choice([True, False]),
+        "odds": dice.choice([None, 0.0, 0.25, 1.0]),
+        "call_again_time": dice.choice([None, None, moment()]),
+    }
+    # A new field must be told by the edge, too.
+    assert told.keys() == set(pb.Place.DESCRIPTOR.fields_by_name)
+    return pb.Place(**told)
 
 
 def _random_digest(dice: random.Random) -> pb.WatchDigestResponse:
@@ -141,9 +144,17 @@ def test_the_key_of_the_draw_gives_the_score() -> None:
     told = _told(_known(place), _view(digest_of(lane, draw_key=_KEY)))
     assert (told.in_draw, told.score) == (False, draw.score(_KEY, 5))
     assert told.position == by_score.index(5) + 1
-    # While it is being held nobody is told anything of it.
-    drawing = _view(digest_of(lane, draw_key=_KEY, sale_state=pb.SALE_STATE_DRAWING, in_draw=forecast(0)))
+    # Until there is a key nobody is told anything of it.
+    drawing = _view(digest_of(lane, sale_state=pb.SALE_STATE_DRAWING, in_draw=forecast(0)))
     assert _told(_known(place), drawing).in_draw
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [(pb.SALE_STATE_OPEN, pb.SALE_STATE_RESTORING), (pb.SALE_STATE_CLOSED, pb.SALE_STATE_CLOSED)],
+)
+def test_a_lost_line_is_being_restored_unless_its_sale_is_over(state: Any, told: Any) -> None:
+    assert _view(digest_of(incarnation=0, sale_state=state)).common.sale_state == told
 
 
 @pytest.mark.parametrize("people", [10, 1_000, 50_000])
