@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from aiohttp import web
 
 from deploy.local.demo.buyer import Buyer
 from deploy.local.demo.client import Client, Problem
-from deploy.local.demo.inspection import queue_jumpers
-from deploy.local.demo.report import Ending, Report, judge
+from deploy.local.demo.drawing import Drawing, misplaced, unexplained
+from deploy.local.demo.fairness import Forecasts, forecasts, queue_jumpers
+from deploy.local.demo.report import Ending, Report, as_text, judge
 from deploy.local.demo.scenario import crowd
 from deploy.local.demo.tally import Tally
+from deploy.local.demo.waiting import CLAIM_WINDOW, Forecast, Seen
+from services.common import draw
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,9 +50,15 @@ def test_a_small_sale_holds_every_invariant_and_sells_out(events: str, tmp_path:
     assert report["events"] == events
     assert report["seats_sold"] == report["seats_sellable"] == 60
     assert set(report["invariants"].values()) == {0}
-    for happened in ("replays", "declined", "abandoned", "skips_refused", "left", "pushes"):
-        assert report["counts"][happened] > 0, happened
+    happened = ("replays", "declined", "abandoned", "skips_refused", "left", "pushes")
+    for each in (*happened, "missed_calls", "second_chances", "restored"):
+        assert report["counts"][each] > 0, each
     assert report["bookings"]["EXPIRED"] > 0
+    assert report["draw"]["verified"]
+    assert report["draw"]["entrants"] > 30
+    assert report["draw"]["receipts"] > 10
+    assert all(lane["called"] > 0 for lane in report["lanes"].values())
+    assert report["eta"]["waits"] > 0
     assert "PASSED" in done.stdout
 
 
@@ -77,6 +88,10 @@ CLEAN = {
 }
 
 
+DRAWING = Drawing(entrants=3, verified=True, told="the draw verifies", receipts=1, unexplained=0, misplaced=0)
+OPENED = datetime(2026, 1, 1, 20, 1, tzinfo=UTC)
+
+
 def verdict(tally: Tally | None = None, **changes: Any) -> Report:
     ending: dict[str, Any] = {
         "states": {"CONFIRMED": 2},
@@ -84,6 +99,9 @@ def verdict(tally: Tally | None = None, **changes: Any) -> Report:
         "pushes": 4,
         "pushes_missing": 0,
         "queue_jumpers": 0,
+        "lanes": {},
+        "forecasts": Forecasts(0, 0),
+        "drawing": DRAWING,
         "audit": CLEAN,
         "demand": 5,
     }
@@ -109,6 +127,9 @@ def test_a_clean_sale_passes() -> None:
         {"states": {"CONFIRMED": 1, "PENDING": 1}},
         {"states": {"CONFIRMED": 1, "LOST": 1}},
         {"queue_jumpers": 1},
+        {"drawing": replace(DRAWING, verified=False, told="entrant 7 has another score")},
+        {"drawing": replace(DRAWING, unexplained=1)},
+        {"drawing": replace(DRAWING, misplaced=1)},
         {"seats_sold": 1},
         {"seats_sold": 3},
         {"pushes_missing": 1},
@@ -119,11 +140,19 @@ def test_control_each_violation_fails_the_verdict(changes: dict[str, Any]) -> No
     assert not verdict(**changes).passed
 
 
-def in_line(joined: int, called: int | None) -> Buyer:
+def in_line(score: int, called: int | None, lane: int = 0) -> Buyer:
+    buyer = a_buyer()
+    buyer.waiting.seen = Seen("2026-01-01T20:00:00Z", score=score, lane=lane)
+    if called is not None:
+        buyer.waiting.seen.called_at = OPENED + timedelta(seconds=called)
+    return buyer
+
+
+def a_buyer(user_id: int = 0, *, entered: bool = False, left: bool = False) -> Buyer:
     persona = crowd(1, seed=1)[0]
-    buyer = Buyer(persona, client=None, event_id=1, tally=Tally())  # type: ignore[arg-type] # nobody speaks here
-    buyer.joined_at = f"2026-01-01T20:00:{joined:02}Z"
-    buyer.called_by = "" if called is None else f"2026-01-01T20:01:{called:02}Z"
+    buyer = Buyer(persona, phone=None, tally=Tally(), user_id=user_id)  # type: ignore[arg-type] # nobody speaks here
+    buyer.waiting.seen.entered_draw = entered
+    buyer.waiting.seen.joined_at = "" if left else "2026-01-01T20:00:00Z"
     return buyer
 
 
@@ -131,6 +160,59 @@ def test_control_who_was_overtaken_is_found() -> None:
     assert queue_jumpers([in_line(1, 1), in_line(2, 1), in_line(3, 2), in_line(4, None)]) == 0
     assert queue_jumpers([in_line(1, 2), in_line(2, 1), in_line(3, 3)]) == 1
     assert queue_jumpers([in_line(1, None), in_line(2, None), in_line(3, 1)]) == 2
+
+
+def test_lanes_are_told_apart() -> None:
+    assert queue_jumpers([in_line(1, 2), in_line(2, 1, lane=1)]) == 0
+    assert queue_jumpers([in_line(1, 2, lane=1), in_line(2, 1, lane=1)]) == 1
+
+
+def test_control_a_list_that_differs_from_who_entered_is_found() -> None:
+    crowd_of_three = [a_buyer(1, entered=True), a_buyer(2, entered=True, left=True), a_buyer(3)]
+    assert unexplained([1], crowd_of_three) == unexplained([1, 2], crowd_of_three) == 0
+    assert unexplained([2], crowd_of_three) == 1
+    assert unexplained([1, 3], crowd_of_three) == 1
+    assert unexplained([1, 99], crowd_of_three) == 1
+
+
+def test_control_a_place_that_the_draw_did_not_give_is_found() -> None:
+    key = bytes(32)
+    lucky, other = a_buyer(7, entered=True), a_buyer(8, entered=True)
+    lucky.waiting.seen.score = draw.score(key, 7)
+    assert misplaced(key, [lucky, other]) == 0
+    other.waiting.seen.score = lucky.waiting.seen.score
+    assert misplaced(key, [lucky, other]) == 1
+
+
+def test_a_wait_is_judged_by_the_first_range_that_was_told() -> None:
+    place = {"state": "WAITING", "sale_state": "OPEN", "position": 7, "score": 5}
+    seen = Seen()
+    seen.look({**place, "sale_state": "SCHEDULED", "position": 0, "eta_p90_seconds": 99}, OPENED)
+    seen.look({**place, "eta_p10_seconds": 2, "eta_p90_seconds": 4}, OPENED)
+    seen.look({**place, "eta_p10_seconds": 1, "eta_p90_seconds": 2}, OPENED)
+    assert seen.told == Forecast(OPENED, 2, 4)
+    called = OPENED + timedelta(seconds=3)
+    seen.look(
+        {"state": "READY", "sale_state": "OPEN", "claim_expire_time": (called + CLAIM_WINDOW).isoformat()}, called
+    )
+    assert seen.called_at == called
+
+
+def test_control_a_range_that_was_wrong_counts_against_us() -> None:
+    buyers = [in_line(1, 1), in_line(2, 3), in_line(3, 5), in_line(4, None)]
+    for buyer in buyers:
+        buyer.waiting.seen.told = Forecast(OPENED, 2, 4)
+    assert forecasts(buyers) == Forecasts(waits=3, inside=1)
+
+
+@pytest.mark.parametrize(
+    ("waits", "inside", "told"),
+    [(100, 80, "target 80%"), (100, 79, "BELOW the target of 80%"), (10, 2, "too few to judge"), (0, 0, "nobody")],
+)
+def test_forecasts_are_reported_plainly_and_are_no_verdict(waits: int, inside: int, told: str) -> None:
+    report = verdict(forecasts=Forecasts(waits, inside))
+    assert report.passed
+    assert told in as_text(report)
 
 
 async def test_control_a_buyer_whom_the_server_fails_fails_the_verdict(unused_tcp_port: int) -> None:

@@ -3,15 +3,15 @@
 import asyncio
 import itertools
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deploy.local.demo.client import Client, Problem
 from deploy.local.demo.scenario import Intent, Persona
 from deploy.local.demo.tally import Tally
+from deploy.local.demo.waiting import SALE_OVER, Waiting
 
 FINAL = {"CONFIRMED", "REJECTED", "EXPIRED", "CANCELLED", "REFUNDED"}
-SALE_OVER = {"SOLD_OUT", "CLOSED"}
 # Seconds until somebody without seats looks again: people do not tap twice a second until a seat comes back.
 FIRST_PAUSES = (0.5, 1.0)
 LAST_PAUSE = 2.0
@@ -23,24 +23,30 @@ class Buyer:
     """A persona with a phone, in front of one sale."""
 
     persona: Persona
-    client: Client
-    event_id: int
+    phone: Client
     tally: Tally
+    event_id: int = 0
     user_id: int = 0
+    email: str = ""
+    password: str = ""
     device: str = ""
     admission: str = ""
     confirmed: bool = False
-    joined_at: str = ""
-    """Time of joining on the server's clock, RFC 3339; empty when this person has no place."""
-    called_by: str = ""
-    """End of the claim window, a fixed time after the call; empty while not called."""
+    waiting: Waiting = field(init=False)
+
+    @property
+    def client(self) -> Client:
+        """The device in use now."""
+        return self.waiting.client
+
+    def __post_init__(self) -> None:
+        self.waiting = Waiting(self.persona, self.phone, self.event_id, self.tally, self._sign_in)
 
     async def sign_up(self, run: str) -> None:
         """Makes the account and registers the device."""
-        name = f"buyer{self.persona.number}.{run}@example.com"
-        answer, _ = await self.client.call(
-            "POST", "/api/auth/signup", body={"email": name, "password": secrets.token_urlsafe(12)}, timed="signup"
-        )
+        self.email, self.password = f"buyer{self.persona.number}.{run}@example.com", secrets.token_urlsafe(12)
+        body = {"email": self.email, "password": self.password}
+        answer, _ = await self.client.call("POST", "/api/auth/signup", body=body, timed="signup")
         self.client.token = answer["tokens"]["access_token"]
         self.user_id = answer["account"]["user_id"]
         self.tally.counts["signed_up"] += 1
@@ -49,6 +55,19 @@ class Buyer:
             body = {"device_token": self.device, "platform": "ANDROID"}
             await self.client.call("POST", "/api/notifications/register", body=body)
             self.tally.counts["devices"] += 1
+
+    async def _sign_in(self) -> Client:
+        """Another device of the same person, signed in."""
+        device = replace(self.phone, token="")
+        body = {"email": self.email, "password": self.password}
+        answer, _ = await device.call("POST", "/api/auth/login", body=body)
+        device.token = answer["tokens"]["access_token"]
+        return device
+
+    def comes_to(self, event_id: int, lane_pass: str) -> None:
+        """Says which line this person will stand in, and with which pass, if any."""
+        self.event_id = self.waiting.event_id = event_id
+        self.waiting.lane_pass = lane_pass
 
     @property
     def pushes_due(self) -> set[tuple[str, str]]:
@@ -62,19 +81,41 @@ class Buyer:
         """Goes through the sale as the persona intends."""
         if self.persona.intent is Intent.SKIPS_LINE:
             await self._try_to_skip()
-        if not await self._join():
+            await self.waiting.try_to_jump()
+        if not await self.waiting.join():
+            self.tally.counts["turned_away"] += 1
             return
+        self.tally.counts["joined"] += 1
+        if self.persona.keeps_receipt:
+            await self.waiting.keep_receipt()
         if self.persona.intent is Intent.LEAVES_LINE:
-            await self.client.call("DELETE", f"{self._line}/me")
-            self.joined_at = ""
+            await self.waiting.leave()
             self.tally.counts["left"] += 1
             return
-        if await self._wait_for_turn():
-            await self._shop()
+        if self.persona.intent is Intent.CHANGES_DEVICE:
+            await self.waiting.change_device()
+        await self._take_turn()
 
-    @property
-    def _line(self) -> str:
-        return f"/api/events/{self.event_id}/queue"
+    async def _take_turn(self) -> None:
+        while await self.waiting.until_called():
+            if await self._claim():
+                await self._shop()
+                return
+        self.tally.counts["turned_away"] += 1
+
+    async def _claim(self) -> bool:
+        """Whether the call was claimed in time; who was too late may be called once more."""
+        try:
+            claim, _ = await self.client.call("POST", f"{self.waiting.path}/claim", body={}, timed="claim")
+        except Problem as problem:
+            if problem.code != "PLACE_NOT_READY":
+                raise
+            return False
+        self.admission = claim["admission_token"]
+        self.tally.counts["admitted"] += 1
+        if self.persona.keeps_receipt and self.waiting.seen.entered_draw:
+            await self.waiting.keep_receipt()
+        return True
 
     async def _try_to_skip(self) -> None:
         """Every way around the line must be refused with 403."""
@@ -93,55 +134,6 @@ class Buyer:
                     self.tally.counts["skips_refused"] += 1
                     continue
             self.tally.promise_broken(f"buyer {self.persona.number} got past the line")
-
-    async def _join(self) -> bool:
-        times = 2 if self.persona.intent is Intent.RETRIES else 1
-        for _ in range(times):
-            try:
-                answer, _ = await self.client.call("POST", self._line, body={}, timed="join")
-            except Problem as problem:
-                if problem.code in SALE_OVER or problem.code == "SALE_CLOSED":
-                    self.tally.counts["turned_away"] += 1
-                    return False
-                raise
-        self.joined_at = answer["place"]["join_time"]
-        self.tally.counts["joined"] += 1
-        return True
-
-    async def _wait_for_turn(self) -> bool:
-        """True when the admission token is in hand; False when the sale ended first."""
-        watch = self._follow_line if self.persona.follows_stream else self._poll_line
-        if not await watch():
-            self.tally.counts["turned_away"] += 1
-            return False
-        claim, _ = await self.client.call("POST", f"{self._line}/claim", body={})
-        self.admission = claim["admission_token"]
-        self.tally.counts["admitted"] += 1
-        return True
-
-    async def _follow_line(self) -> bool:
-        async for update in self.client.follow(f"{self._line}/stream"):
-            verdict = self._my_turn(update["place"])
-            if verdict is not None:
-                return verdict
-        return await self._poll_line()
-
-    async def _poll_line(self) -> bool:
-        while True:
-            answer, _ = await self.client.call("GET", f"{self._line}/me", timed="poll")
-            verdict = self._my_turn(answer["place"])
-            if verdict is not None:
-                return verdict
-            await asyncio.sleep(answer["place"]["poll_after_ms"] / 1000)
-
-    def _my_turn(self, place: dict[str, Any]) -> bool | None:
-        """True: called. False: over. None: keep waiting."""
-        self.called_by = place.get("claim_expire_time", self.called_by)
-        if place["state"] in ("READY", "ADMITTED"):
-            return True
-        if place["state"] != "WAITING" or place["sale_state"] in SALE_OVER:
-            return False
-        return None
 
     async def _shop(self) -> None:
         """Reserves and pays; asks for fewer tickets when no block is left, and again while seats may come back."""
@@ -165,7 +157,7 @@ class Buyer:
     async def _sale_is_over(self) -> bool:
         """Whether no seat can come back any more, or this person's time inside has ended."""
         try:
-            answer, _ = await self.client.call("GET", f"{self._line}/me")
+            answer, _ = await self.client.call("GET", f"{self.waiting.path}/me")
         except Problem:
             return True
         return answer["place"]["state"] != "ADMITTED" or answer["place"]["sale_state"] in SALE_OVER

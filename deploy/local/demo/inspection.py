@@ -3,22 +3,25 @@
 import asyncio
 import json
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import aiohttp
 
 from deploy.local import seeding
 from deploy.local.asynchronous import LocalStack
+from deploy.local.demo import drawing, fairness
 from deploy.local.demo.buyer import Buyer
 from deploy.local.demo.report import Ending
+from deploy.local.demo.sale import LANE_NAMES
 
 # The last confirmations and settlements are still on their way when the last buyer has paid.
 WITHIN_SECONDS = 20.0
-NEVER = datetime.max.replace(tzinfo=UTC)
 
 
-async def inspect(stack: LocalStack, event_id: int, buyers: list[Buyer], states: dict[str, int]) -> Ending:
+async def inspect(
+    stack: LocalStack, event_id: int, opened: datetime, buyers: list[Buyer], states: dict[str, int]
+) -> Ending:
     """Collects what the verdict needs; waits for the pushes that are due."""
     due = set[tuple[str, str]]().union(*(buyer.pushes_due for buyer in buyers))
     async with aiohttp.ClientSession() as session:
@@ -29,7 +32,10 @@ async def inspect(stack: LocalStack, event_id: int, buyers: list[Buyer], states:
         seats_sold=availability["seats_total"] - availability["seats_left"],
         pushes=pushed.total(),
         pushes_missing=len(due - pushed.keys()),
-        queue_jumpers=queue_jumpers(buyers),
+        queue_jumpers=fairness.queue_jumpers(buyers),
+        lanes=fairness.lane_summaries(buyers, LANE_NAMES, opened),
+        forecasts=fairness.forecasts(buyers),
+        drawing=await drawing.verify(stack.url("edge"), event_id, buyers),
         audit=await _audit(stack, event_id),
         demand=sum(buyer.persona.quantity for buyer in buyers if buyer.persona.buys),
     )
@@ -55,25 +61,6 @@ async def _pushed(session: aiohttp.ClientSession, sns: str, due: set[tuple[str, 
         if due <= taken.keys() or asyncio.get_running_loop().time() > deadline:
             return taken
         await asyncio.sleep(0.5)
-
-
-def queue_jumpers(buyers: list[Buyer]) -> int:
-    """People who were called after somebody who had joined later, or not at all while somebody later was.
-
-    Called together counts as in order: one run of admission calls many at one moment.
-    """
-    in_line = sorted((buyer for buyer in buyers if buyer.joined_at), key=lambda buyer: parse_time(buyer.joined_at))
-    overtaken, earliest_behind = 0, NEVER
-    for buyer in reversed(in_line):
-        called = parse_time(buyer.called_by) if buyer.called_by else NEVER
-        overtaken += called > earliest_behind
-        earliest_behind = min(earliest_behind, called)
-    return overtaken
-
-
-def parse_time(text: str) -> datetime:
-    """An RFC 3339 time of the API."""
-    return datetime.fromisoformat(text)
 
 
 async def _audit(stack: LocalStack, event_id: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ ROWS = (
     ("declined", "declined"),
     ("abandoned", "abandoned"),
     ("turned away", "turned_away"),
+    ("second chances", "second_chances"),
     ("skips refused", "skips_refused"),
 )
 
@@ -73,8 +74,12 @@ class Progress:
     def __init__(self, tally: Tally, seats: int) -> None:
         self.phase = "starting"
         self._tally = tally
-        self._seats = seats
+        self.seats = seats
         self._started = time.monotonic()
+
+    def enter(self, phase: str) -> None:
+        """Sets the phase, as a callback."""
+        self.phase = phase
 
     @contextlib.asynccontextmanager
     async def shown(self) -> AsyncIterator["Progress"]:
@@ -95,5 +100,5 @@ class Progress:
 
     async def _draw(self, screen: _Screen) -> None:
         while True:
-            screen.show(self.phase, self._tally, self._seats, time.monotonic() - self._started)
+            screen.show(self.phase, self._tally, self.seats, time.monotonic() - self._started)
             await asyncio.sleep(0.25)

@@ -3,7 +3,14 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from deploy.local.demo.drawing import Drawing
+from deploy.local.demo.fairness import Forecasts, LaneSummary
 from deploy.local.demo.tally import Tally
+
+# The share of waits that end inside of the range that was told: p10 to p90 is eight in ten.
+ETA_TARGET = 0.8
+# A share of fewer waits says little.
+ETA_LEAST_WAITS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +26,13 @@ class Ending:
     pushes_missing: int
     """Messages that were due to a device and did not come."""
     queue_jumpers: int
-    """People who were overtaken in line."""
+    """People who were overtaken in their lane."""
+    lanes: dict[str, LaneSummary]
+    """How each lane went, by name."""
+    forecasts: Forecasts
+    """How the ranges that people were told came true."""
+    drawing: Drawing
+    """How the draw verified."""
     audit: dict[str, Any]
     """The report of the auditor: what differs between Redis, MySQL and payments."""
     demand: int
@@ -38,6 +51,9 @@ class Report:
     bookings: dict[str, int] = field(default_factory=dict)
     latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)
     invariants: dict[str, int] = field(default_factory=dict)
+    draw: dict[str, Any] = field(default_factory=dict)
+    lanes: dict[str, Any] = field(default_factory=dict)
+    eta: dict[str, Any] = field(default_factory=dict)
     seats_sold: int = 0
     seats_sellable: int = 0
     violations: list[str] = field(default_factory=list)
@@ -65,8 +81,11 @@ def judge(report: Report, tally: Tally, ending: Ending) -> Report:
     report.bookings = {
         state: ending.states.get(state, 0) for state in ("CONFIRMED", "REJECTED", "EXPIRED", "REFUNDED")
     } | ending.states
-    report.latency_ms = {what: tally.milliseconds(what) for what in ("signup", "join", "reserve", "confirm")}
+    report.latency_ms = {what: tally.milliseconds(what) for what in ("signup", "join", "claim", "reserve", "confirm")}
     report.server_faults = dict(tally.server_faults)
+    report.draw = asdict(ending.drawing)
+    report.lanes = {name: asdict(lane) for name, lane in ending.lanes.items()}
+    report.eta = {**asdict(ending.forecasts), "share": ending.forecasts.share, "target": ETA_TARGET}
     report.seats_sold = ending.seats_sold
     report.seats_sellable = min(report.seats, ending.demand)
     report.invariants = {
@@ -76,6 +95,9 @@ def judge(report: Report, tally: Tally, ending: Ending) -> Report:
         "undecided": max(undecided, int(ending.audit["undecided"])),
         "mismatch": int(ending.audit["mismatch"]),
         "queue_jumpers": ending.queue_jumpers,
+        "draw_unverified": int(not ending.drawing.verified),
+        "draw_unexplained": ending.drawing.unexplained,
+        "draw_misplaced": ending.drawing.misplaced,
         "line_skipped": tally.counts["skip_attempts"] - tally.counts["skips_refused"],
         "promises_broken": len(tally.broken),
         "server_faults": tally.server_faults.total(),
@@ -92,6 +114,8 @@ def _violations(report: Report, tally: Tally, ending: Ending) -> list[str]:
         found.append(f"only {report.seats_sold} of {report.seats_sellable} seats that could be sold were sold")
     if len(tally.tickets) != report.seats_sold:
         found.append(f"buyers were shown {len(tally.tickets)} tickets, the ledger sold {report.seats_sold}")
+    if not ending.drawing.verified:
+        found.append(f"the draw does not verify: {ending.drawing.told}")
     if ending.pushes_missing:
         found.append(f"{ending.pushes_missing} pushes that were due did not arrive")
     if not ending.audit["clean"]:
@@ -120,6 +144,8 @@ def as_text(report: Report) -> str:
         ),
         f"  attempts to skip the line {counts.get('skip_attempts', 0):,}, refused {counts.get('skips_refused', 0):,}",
         "",
+        *_line(report),
+        "",
         "  latency      p50 ms    p99 ms",
         *(f"  {what:<10} {v['p50']:>8,.1f}  {v['p99']:>8,.1f}" for what, v in report.latency_ms.items()),
         "",
@@ -131,3 +157,31 @@ def as_text(report: Report) -> str:
     sold = f"{report.seats_sold} of {report.seats_sellable} seats that could be sold were sold"
     lines.append(f"  PASSED: every invariant held; {sold}" if report.passed else f"  FAILED; logs are in {report.logs}")
     return "\n".join(lines)
+
+
+def _line(report: Report) -> list[str]:
+    """How the waiting room went."""
+    counts, draw = report.counts, report.draw
+    verified = f"verified, with {draw['receipts']:,} receipts" if draw["verified"] else "NOT VERIFIED"
+    lanes = [
+        f"  lane {name:<12} {lane['people']:>6,} people, {lane['drawn']:>6,} by draw,"
+        f" {lane['called']:>6,} called after {lane['mean_wait_seconds']:.1f} s on average"
+        for name, lane in report.lanes.items()
+    ]
+    return [
+        f"  draw of {draw['entrants']:,} who came before the opening: {verified}",
+        *lanes,
+        f"  missed calls {counts.get('missed_calls', 0):,}, second chances {counts.get('second_chances', 0):,}",
+        f"  places found again on another device {counts.get('restored', 0):,}",
+        f"  {_eta(report.eta)}",
+    ]
+
+
+def _eta(eta: dict[str, Any]) -> str:
+    """How the forecasts came true, plainly."""
+    if not eta["waits"]:
+        return "ETA: nobody who was told a range was called later"
+    told = f"ETA: {eta['inside']:,} of {eta['waits']:,} waits ({eta['share']:.0%}) ended inside of the range told first"
+    if eta["waits"] < ETA_LEAST_WAITS:
+        return f"{told}; too few to judge"
+    return f"{told}; {'target' if eta['share'] >= ETA_TARGET else 'BELOW the target of'} {ETA_TARGET:.0%}"

@@ -20,11 +20,16 @@ class Intent(StrEnum):
     RETRIES = "retries"
     """Sends every request twice with the same key, as a phone on a bad network does."""
     SKIPS_LINE = "skips the line"
-    """Reserves without an admission, then with a forged one, before joining like everyone else."""
+    """Reserves without an admission, then with a forged one; joins with a forged place, then with a forged pass; and
+    then like everyone else."""
     LATE_CARD = "late card"
     """The provider captures the money but answers too late."""
     LEAVES_LINE = "leaves the line"
     """Joins, looks, and goes away."""
+    MISSES_CALL = "misses the call"
+    """Does not claim in time; comes back, and has a second chance."""
+    CHANGES_DEVICE = "changes the device"
+    """Signs in elsewhere with nothing but the signed place, and goes on from there."""
 
 
 # Shares of the crowd, in percent; the rest is honest.
@@ -35,7 +40,12 @@ SHARES = {
     Intent.SKIPS_LINE: 5,
     Intent.LATE_CARD: 2,
     Intent.LEAVES_LINE: 3,
+    Intent.MISSES_CALL: 1,
+    Intent.CHANGES_DEVICE: 1,
 }
+EARLY_SHARE = 0.6
+LANE_PASS_SHARE = 0.1
+RECEIPT_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,12 @@ class Persona:
     """Watches the line by server-sent events; the others poll."""
     has_device: bool
     """Registered a phone for push messages."""
+    is_early: bool
+    """Comes before the sale opens, and so takes part in the draw."""
+    has_pass: bool
+    """May join the priority lane."""
+    keeps_receipt: bool
+    """Asks for a receipt that anyone can verify."""
 
     @property
     def buys(self) -> bool:
@@ -62,7 +78,8 @@ def crowd(size: int, seed: int) -> list[Persona]:
     rng = random.Random(seed)  # noqa: S311 - a reproducible crowd, not a secret
     intents = [intent for intent, percent in SHARES.items() for _ in range(size * percent // 100)]
     intents += [Intent.HONEST] * (size - len(intents))
-    # One of each kind comes first, so that a small sale shows everything, too: who comes late may find no seats.
+    # One of each kind comes first and by the priority lane, so that a small sale shows everything, too: who comes late
+    # may find no seats.
     kinds = dict.fromkeys(intents)
     rest = list((Counter(intents) - Counter(kinds.keys())).elements())
     rng.shuffle(rest)
@@ -73,6 +90,9 @@ def crowd(size: int, seed: int) -> list[Persona]:
             quantity=rng.choices((1, 2, 3, 4), weights=(45, 40, 9, 6))[0],
             follows_stream=rng.random() < 0.5,  # noqa: PLR2004 - half of them
             has_device=rng.random() < 0.6,  # noqa: PLR2004 - most of them
+            is_early=number < len(kinds) or rng.random() < EARLY_SHARE,
+            has_pass=number < len(kinds) or rng.random() < LANE_PASS_SHARE,
+            keeps_receipt=number < len(kinds) or rng.random() < RECEIPT_SHARE,
         )
         for number, intent in enumerate([*kinds, *rest])
     ]
