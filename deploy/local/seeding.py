@@ -1,4 +1,4 @@
-"""Gives a new stack something to look at: an event on sale and an account that may do everything."""
+"""Gives a new stack something to look at: an event on sale, one with a draw, and an account that may do everything."""
 
 import secrets
 import subprocess
@@ -11,6 +11,8 @@ from deploy.local.stack import Stack
 
 OPERATOR = "operator@boxoffice.example"
 _HALL = "theatre"
+# Long enough to find the page and join the draw, short enough to wait for it.
+_OPENS_IN_SECONDS = 300
 
 
 class SeedError(Exception):
@@ -56,9 +58,14 @@ def create_operator(stack: Stack) -> Login:
 
 
 def seed_once(stack: Stack) -> Login:
-    """Makes the operator and, in a new stack, one event; a stack that was seeded before is left as it is."""
+    """Makes the operator and, in a new stack, an event on sale and one that opens later, after a draw.
+
+    A stack that was seeded before is left as it is.
+    """
     login = create_operator(stack)
     seeded = stack.site.folder / "seeded"
     if not seeded.exists():
-        write_private(seeded, run_command(stack, "inventory", ["seed", "--hall", _HALL]))
+        on_sale = run_command(stack, "inventory", ["seed", "--hall", _HALL])
+        later = ["--name", "Boxoffice Draw Night", "--opens-in", str(_OPENS_IN_SECONDS)]
+        write_private(seeded, on_sale + run_command(stack, "inventory", ["seed", "--hall", _HALL, *later]))
     return login
