@@ -220,10 +220,10 @@ async def test_live_lines_are_ticked_until_they_are_quiet_for_a_minute(redis: Re
     store = store_of(redis)
     await store.activate(EVENT)
     assert await store.active_events() == [EVENT]
-    assert not await store.retire(EVENT)
+    assert not await store.retire(EVENT, over=False)
 
     await redis.zadd("queue:active", {str(EVENT): time.time() * 1000 - 61_000})
-    assert await store.retire(EVENT)
+    assert await store.retire(EVENT, over=False)
     assert await store.active_events() == []
 
 
@@ -234,12 +234,19 @@ async def test_a_line_that_is_over_is_forgotten_in_a_week(redis: Redis) -> None:
     await store.leave(EVENT, 1)
     await store.set_policy(EVENT, POLICY, {"mode"})
 
-    await store.conclude(EVENT)
+    await redis.zadd("queue:active", {str(EVENT): 1})
+    assert await store.retire(EVENT, over=True)
 
-    left = {key: await redis.pttl(key) for key in await redis.keys(f"queue:{{{EVENT}}}:*")}
-    assert {line_key(EVENT, name) for name in ("users", "places", "line", "policy", "draw", "outbox")} <= left.keys()
+    async def left() -> dict[bytes, int]:
+        return {key: await redis.pttl(key) for key in await redis.keys(f"queue:{{{EVENT}}}:*")}
+
+    keys = await left()
+    assert {line_key(EVENT, name) for name in ("users", "places", "line", "policy", "draw", "outbox")} <= keys.keys()
     week = timedelta(days=7) / timedelta(milliseconds=1)
-    assert all(week - 60_000 < each <= week for each in left.values())
+    assert all(week - 60_000 < each <= week for each in keys.values())
+
+    await store.activate(EVENT)  # the sale goes on after all
+    assert set((await left()).values()) == {-1}
 
 
 # --- calls are told --------------------------------------------------------------------------------------------------

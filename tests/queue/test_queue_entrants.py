@@ -102,6 +102,7 @@ async def test_nobody_is_called_until_the_draw_is_held(redis: Redis) -> None:
     store = await _open_list(redis)
     await join(store, 1, sale=SCHEDULED)
     assert ((before := await tick(store, SCHEDULED)).needs_draw, before.called) == (False, 0)
+    assert not before.is_quiet  # or nobody would be there to find that the sale opens
 
     await join(store, 2)
     assert ((opening := await tick(store)).needs_draw, opening.called) == (True, 0)

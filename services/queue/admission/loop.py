@@ -69,7 +69,7 @@ class AdmissionLoop:
             if tick.needs_draw:
                 self._hold_draw(event_id, sales[event_id])
             if tick.is_quiet:
-                await self._store.retire(event_id)
+                await self._store.retire(event_id, over=tick.over)
         metrics.QUEUE_WAITING.set(waiting)
         metrics.QUEUE_INSIDE.set(inside)
 

@@ -286,16 +286,23 @@ class LineStore:
 
     async def activate(self, event_id: int) -> None:
         """Has the event ticked from now on. Comes before a join: a crash between them costs some idle ticks."""
-        await _ACTIVATE.call(self._redis, keys={"active": ACTIVE}, args={"event_id": event_id})
+        if await _ACTIVATE.call(self._redis, keys={"active": ACTIVE}, args={"event_id": event_id}):
+            # It may have been over once.
+            await self._keep(event_id, timedelta())
 
-    async def retire(self, event_id: int) -> bool:
-        """Stops ticking a quiet event, unless somebody was about to join in the last minute."""
+    async def retire(self, event_id: int, *, over: bool) -> bool:
+        """Stops ticking a quiet event, unless somebody was about to join in the last minute.
+
+        A line that is over is forgotten in a week; if its sale goes on after all, it is kept.
+        """
         args = {"event_id": event_id, "quiet_ms": span_ms(_QUIET)}
-        return bool(await _RETIRE.call(self._redis, keys={"active": ACTIVE}, args=args))
+        retired = bool(await _RETIRE.call(self._redis, keys={"active": ACTIVE}, args=args))
+        if retired and over:
+            await self._keep(event_id, _KEEP)
+        return retired
 
-    async def conclude(self, event_id: int) -> None:
-        """Has a line that is over and quiet be forgotten in a week. Safe to repeat, which begins the week anew."""
-        args = {"keep_ms": span_ms(_KEEP)}
+    async def _keep(self, event_id: int, span: timedelta) -> None:
+        args = {"keep_ms": span_ms(span)}
         await _CONCLUDE.call(self._redis, keys=line_keys(_CONCLUDE, event_id), args=args)
 
     async def active_events(self) -> list[int]:

@@ -77,6 +77,8 @@ class Lapsed:
     # First calls that were missed, and people who stand in their lane again for the second.
     missed: int
     returned: int
+    # People who wait for a draw that is not held.
+    in_draw: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class Tick:
     @property
     def is_quiet(self) -> bool:
         """Whether no tick has anything to do until somebody joins."""
-        nobody_waits = self.waiting == 0 and self.missed == 0 and not self.needs_draw
+        nobody_waits = self.waiting + self.missed + self.lapsed.in_draw == 0 and not self.needs_draw
         return self.inside == 0 and self.unpublished == 0 and (nobody_waits or self.over)
 
 

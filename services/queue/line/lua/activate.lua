@@ -4,12 +4,12 @@ KEYS
 ARGV
   1 event_id  the event
 RETURNS
-  1  always
+  1  it was not ticked until now
+  0  it was
 COMPLEXITY O(log n) of events
 ]]
 local active = KEYS[1]
 local event_id = ARGV[1]
 local time = redis.call('TIME')
 
-redis.call('ZADD', active, time[1] * 1000 + math.floor(time[2] / 1000), event_id)
-return 1
+return redis.call('ZADD', active, time[1] * 1000 + math.floor(time[2] / 1000), event_id)

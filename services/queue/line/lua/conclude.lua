@@ -1,4 +1,5 @@
---[[ conclude: a line that is over is forgotten after a while; until then people can read how their places ended.
+--[[ conclude: a line that is over is forgotten after a while; until then people can read how their places ended. A line
+that goes on after all is kept.
 KEYS
   1 users      sorted set of those who wait in lane 0
   2 lane_1     likewise of lane 1
@@ -18,9 +19,9 @@ KEYS
  16 draw       hash: how far the draw is
  17 outbox     stream of facts, until they are published
 ARGV
-  1 keep_ms    how long the line is kept
+  1 keep_ms    how long the line is kept, or 0: for good
 RETURNS
-  how many keys will go
+  how many keys will go, or will stay after all
 COMPLEXITY O(1)
 ]]
 local users, lane_1, lane_2, lane_3, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -31,6 +32,6 @@ local keep_ms = tonumber(ARGV[1])
 local count = 0
 for _, key in ipairs({users, lane_1, lane_2, lane_3, lanes, entrants, ready, admitted, places, missed, changed, stays,
   line, policy, sale, draw, outbox}) do
-  count = count + redis.call('PEXPIRE', key, keep_ms)
+  count = count + (keep_ms > 0 and redis.call('PEXPIRE', key, keep_ms) or redis.call('PERSIST', key))
 end
 return count

@@ -12,17 +12,19 @@ KEYS
   9 missed            sorted set of those who missed a call: user id by when they are called again, ms
  10 line              hash: counters of the line
  11 policy            hash: what an operator changed
+ 12 entrants          sorted set of those who take part in the draw
+ 13 draw              hash: how far the draw is
 ARGV
   1 default_claim_ms  claim window unless an operator set one
   2 max_batch         most places of each kind in one run: bounds how long Redis is busy
 RETURNS
-  {expired, missed, returned}  how many ended, missed their first call, and stand in their lane again, where they are
-      next, since they keep their score
+  {expired, missed, returned, in_draw}  how many ended, missed their first call, and stand in their lane again, where
+      they are next, since they keep their score; then how many wait for a draw that is not held
 COMPLEXITY O(max_batch log n) of those who wait
 ]]
 local users, lane_1, lane_2, lane_3 = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lanes, ready, admitted, places, missed = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local line, policy = KEYS[10], KEYS[11]
+local line, policy, entrants, draw = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local default_claim_ms, max_batch = ARGV[1], tonumber(ARGV[2])
 local sets = {[0] = users, lane_1, lane_2, lane_3}
 local time = redis.call('TIME')
@@ -57,4 +59,5 @@ end
 for name, count in pairs(counts) do
   if count > 0 then redis.call('HINCRBY', line, name, count) end
 end
-return {counts.expired, counts.missed, #returning}
+local is_held = redis.call('HEXISTS', draw, 'held_ms') == 1
+return {counts.expired, counts.missed, #returning, is_held and 0 or redis.call('ZCARD', entrants)}
