@@ -154,6 +154,9 @@ def _in_lane(known: Known, view: LineView) -> Standing:
     position = position_of(known.score, lane.scores)
     if position is None:
         return Standing(MISSING, known.answered_position, False)
+    if position > lane.scores.waiting:
+        # Came after the digest was taken, as did others in front, whom queue has counted.
+        position = max(position, known.answered_position)
     if position > known.position > FRONT and position - known.position <= lane.noise:
         position = known.position
     known.position = position

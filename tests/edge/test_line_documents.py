@@ -165,6 +165,13 @@ def test_positions_are_exact_in_front_and_near_behind(people: int) -> None:
         assert abs(error) <= (0 if user_id <= 1_000 else people * 0.002)
 
 
+def test_who_came_after_the_digest_stands_where_queue_said() -> None:
+    view = _view(digest_of(lane_of(range(1, 101))))
+    assert _told(_known(waiting(140, 140), 140), view).position == 140
+    # Unless so many left meanwhile that the end of the lane is nearer.
+    assert _told(_known(waiting(140, 90), 140), view).position == 101
+
+
 def test_interpolation_moves_nobody_back() -> None:
     people: Any = range(1, 50_001)
     known = _known(waiting(30_000, 30_000), 30_000)
