@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from services.queue.line import joining
+from services.queue.line import joining, ticking
 from services.queue.line import store as store_module
 from services.queue.line.domain import Mode, NotBuilt, PlaceState, Policy, Sale
 from services.queue.line.replies import Reading
@@ -118,5 +118,5 @@ async def pass_time(redis: Redis, seconds: float) -> None:
 def without_guard(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, guard: str, instead: str = "") -> None:
     """Has the store run a variant of a script that lacks a guard: the control of a race test."""
     attribute = f"_{name.upper()}"
-    module = joining if hasattr(joining, attribute) else store_module
+    module = next(each for each in (joining, ticking, store_module) if hasattr(each, attribute))
     support.without_guard(monkeypatch, folder, module, attribute, guard, instead)

@@ -237,7 +237,7 @@ async def test_a_line_that_is_over_is_forgotten_in_a_week(redis: Redis) -> None:
     await redis.zadd("queue:active", {str(EVENT): 1})
     assert await store.retire(EVENT, over=True)
 
-    async def left() -> dict[bytes, int]:
+    async def left() -> dict[bytes | str, int]:
         return {key: await redis.pttl(key) for key in await redis.keys(f"queue:{{{EVENT}}}:*")}
 
     keys = await left()

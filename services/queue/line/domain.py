@@ -1,4 +1,4 @@
-"""The rules of a line: what a place is, how it is told, how the line is run, and what can be refused."""
+"""The rules of a line: what a place is, and how it is told. Also the door to how a line is run, and what it refuses."""
 
 import enum
 from collections.abc import Callable
@@ -6,15 +6,60 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from services.queue.line.policy import GENERAL, Lane, LanesInvalid, Mode, Policy, PolicyOutOfRange
+from services.queue.line.refusals import (
+    Drawing,
+    EventNotFound,
+    Fenced,
+    LanePassInvalid,
+    NotBuilt,
+    PlaceInvalid,
+    PlaceNotFound,
+    PlaceNotReady,
+    Refusal,
+    SaleClosed,
+    SoldOut,
+)
+
+__all__ = [
+    "GENERAL",
+    "NO_WAIT",
+    "Drawing",
+    "EventNotFound",
+    "Expect",
+    "Fenced",
+    "Lane",
+    "LanePassInvalid",
+    "LanesInvalid",
+    "Line",
+    "Mode",
+    "NotBuilt",
+    "Outlook",
+    "Place",
+    "PlaceInvalid",
+    "PlaceNotFound",
+    "PlaceNotReady",
+    "PlaceState",
+    "Policy",
+    "PolicyOutOfRange",
+    "Refusal",
+    "Sale",
+    "SaleClosed",
+    "SaleState",
+    "SoldOut",
+    "Standing",
+    "poll_after",
+    "sale_state",
+    "tell",
+    "unforeseen",
+]
+
 # With jitter of a fifth either way: one to one and a half seconds at the front, never more than ten at the back.
 _POLL_FRONT: Final = timedelta(seconds=1.25)
 _POLL_CALLED: Final = timedelta(seconds=2)
 _POLL_BACK: Final = timedelta(seconds=8)
 # Someone whose turn is a minute and a half away asks every eight seconds: a tenth of the wait is soon enough.
 _POLL_SHARE_OF_WAIT: Final = 0.1
-
-_LANES: Final = 4
-_LONGEST_NAME: Final = 40
 
 
 class PlaceState(enum.Enum):
@@ -48,160 +93,6 @@ class SaleState(enum.Enum):
     def is_over(self) -> bool:
         """Whether nobody will be called any more."""
         return self is SaleState.SOLD_OUT or self is SaleState.CLOSED
-
-
-class Mode(enum.StrEnum):
-    """What a line does."""
-
-    OPEN = "OPEN"
-    HOLD = "HOLD"
-    DRAIN = "DRAIN"
-
-
-class Refusal(Exception):
-    """Something that the line does not do. `reason` is a name of the catalogue, the text is told to the caller."""
-
-    reason: str
-    text: str
-
-    def __init__(self, text: str = "") -> None:
-        super().__init__(text or self.text)
-
-
-class EventNotFound(Refusal):
-    """There is no such sale event."""
-
-    reason, text = "EVENT_NOT_FOUND", "there is no such event"
-
-
-class SaleClosed(Refusal):
-    """Nobody may join: the sale is over, or an operator lets the line run empty."""
-
-    reason, text = "SALE_CLOSED", "nobody can join this line any more"
-
-
-class SoldOut(Refusal):
-    """Every seat is sold."""
-
-    reason, text = "SOLD_OUT", "every seat is sold"
-
-
-class PlaceNotFound(Refusal):
-    """The caller has no place in this line."""
-
-    reason, text = "PLACE_NOT_FOUND", "join the line first"
-
-
-class PlaceNotReady(Refusal):
-    """The place is not called, or its claim window has closed."""
-
-    reason, text = "PLACE_NOT_READY", "this place is not called, or was not claimed in time"
-
-
-class PlaceInvalid(Refusal):
-    """A signed place that is forged, or of another account or event."""
-
-    reason, text = "PLACE_INVALID", "the signed place is not one of ours"
-
-
-class LanePassInvalid(Refusal):
-    """A lane pass that is forged, of another account or event, or of a lane that is not in use."""
-
-    reason, text = "LANE_PASS_INVALID", "this pass does not open the lane"
-
-
-class Drawing(Refusal):
-    """The list of the draw is closed, and not everyone has a place yet: a matter of seconds."""
-
-    reason, text = "UNAVAILABLE", "the draw is being held; try again"
-
-
-class NotBuilt(Refusal):
-    """The line is not in Redis: nobody has joined yet, or it was lost. It is to be built, and then asked again."""
-
-    reason, text = "UNAVAILABLE", "the line is being built; try again"
-
-
-class Fenced(Refusal):
-    """Another loop ticks the line."""
-
-    reason, text = "UNAVAILABLE", "another process ticks this line"
-
-
-class PolicyOutOfRange(Exception):
-    """A rule of the line has a value that it cannot have."""
-
-    reason = "INVALID_ARGUMENT"
-
-    def __init__(self, field: str, low: float, high: float) -> None:
-        super().__init__(f"{field} must be between {low:g} and {high:g}")
-        self.metadata = {"field": field}
-
-
-class LanesInvalid(Exception):
-    """Lanes that cannot be set, or of which one that would go still has people."""
-
-    reason = "INVALID_ARGUMENT"
-
-    def __init__(self, text: str = "a lane that still has people cannot go") -> None:
-        super().__init__(text)
-        self.metadata = {"field": "lanes"}
-
-
-# What a script can answer instead of doing its work.
-REFUSALS: Final[dict[str, type[Exception]]] = {
-    **{error.reason: error for error in (SaleClosed, SoldOut, PlaceNotFound, PlaceNotReady)},
-    "NOT_BUILT": NotBuilt,
-    "DRAWING": Drawing,
-    "FENCED": Fenced,
-    "LANE_IN_USE": LanesInvalid,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """A lane: what it is called, and how many are called from it, relative to the others that have people."""
-
-    number: int
-    name: str
-    weight: int
-
-
-GENERAL: Final = (Lane(0, "general", 1),)
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How a line is run. Raises PolicyOutOfRange."""
-
-    mode: Mode
-    rate_per_second: float
-    inside_cap: int
-    claim_window: timedelta
-    admission: timedelta
-    lanes: tuple[Lane, ...] = GENERAL
-
-    def __post_init__(self) -> None:
-        _within("rate_per_second", self.rate_per_second, 0.1, 10_000)
-        _within("inside_cap", self.inside_cap, 1, 1_000_000)
-        _within("claim_window_seconds", self.claim_window.total_seconds(), 10, 3_600)
-        # Ten minutes is the longest life of an admission token.
-        _within("admission_seconds", self.admission.total_seconds(), 30, 600)
-        self._check_lanes()
-
-    def _check_lanes(self) -> None:
-        numbers = [lane.number for lane in self.lanes]
-        if 0 not in numbers or len(set(numbers)) != len(numbers) or not set(numbers) <= set(range(_LANES)):
-            raise LanesInvalid("lanes are numbered 0 to 3, each once, 0 among them")
-        for lane in self.lanes:
-            _within("lanes", lane.weight, 1, 1_000)
-            if not 1 <= len(lane.name) <= _LONGEST_NAME:
-                raise LanesInvalid(f"the name of a lane has 1 to {_LONGEST_NAME} characters")
-
-
-def _within(field: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # false for NaN, too
-        raise PolicyOutOfRange(field, low, high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from services.common import draw
 from services.common.errors import Unavailable
 from services.common.lua import Args, Script
 from services.queue.line import replies
-from services.queue.line.domain import REFUSALS, LanePassInvalid, Policy, Sale
+from services.queue.line.domain import LanePassInvalid, Policy, Sale
 from services.queue.line.keys import line_keys
 from services.queue.line.replies import Reading
 from services.queue.line.times import span_ms, to_ms
@@ -196,4 +196,5 @@ class _Attempt:
 
 def _judged(outcome: Outcome) -> Outcome:
     """A place that stands, or the refusal that a script names."""
-    return REFUSALS[outcome]() if isinstance(outcome, str) and outcome in REFUSALS else outcome
+    refusals = replies.REFUSALS
+    return refusals[outcome]() if isinstance(outcome, str) and outcome in refusals else outcome

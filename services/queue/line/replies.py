@@ -5,11 +5,32 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from services.queue.line.domain import GENERAL, REFUSALS, Lane, Line, Mode, PlaceState, Standing
+from services.queue.line.domain import GENERAL, Lane, LanesInvalid, Line, Mode, PlaceState, Standing
+from services.queue.line.refusals import (
+    Drawing,
+    Fenced,
+    NotBuilt,
+    PlaceNotFound,
+    PlaceNotReady,
+    SaleClosed,
+    SoldOut,
+)
 from services.queue.line.times import from_ms
 from services.queue.line.transitions import Fact, FactKind, Lapsed, Tick, out_of_order
 
 T = TypeVar("T")
+
+# What a script can answer instead of doing its work.
+REFUSALS: Final[Mapping[str, type[Exception]]] = {
+    "SALE_CLOSED": SaleClosed,
+    "SOLD_OUT": SoldOut,
+    "PLACE_NOT_FOUND": PlaceNotFound,
+    "PLACE_NOT_READY": PlaceNotReady,
+    "NOT_BUILT": NotBuilt,
+    "DRAWING": Drawing,
+    "FENCED": Fenced,
+    "LANE_IN_USE": LanesInvalid,
+}
 
 # A line and the places of some people in it.
 Reading = tuple[Line, dict[int, Standing | None]]

@@ -23,14 +23,13 @@ from services.queue.line.joining import Joining
 from services.queue.line.keys import ACTIVE, line_key, line_keys
 from services.queue.line.replies import Reading
 from services.queue.line.rules import POLICY_ATTRIBUTES, policy_fields, policy_of_fields
+from services.queue.line.ticking import Ticking
 from services.queue.line.times import from_ms, span_ms, to_ms
 from services.queue.line.transitions import (
-    MAX_BATCH,
     Admission,
     Fact,
     JoinCommand,
     Joined,
-    Lapsed,
     Progress,
     Purchase,
     Tick,
@@ -39,9 +38,6 @@ from services.queue.line.transitions import (
 __all__ = ["LineStore", "line_key", "policy_fields", "span_ms", "to_ms"]
 
 _LUA: Final = Path(__file__).with_name("lua")
-_LAPSE: Final = Script.load(_LUA / "lapse.lua")
-_ADMIT: Final = Script.load(_LUA / "admit.lua")
-_OBSERVE: Final = Script.load(_LUA / "observe.lua")
 _CLAIM: Final = Script.load(_LUA / "claim.lua")
 _LEAVE: Final = Script.load(_LUA / "leave.lua")
 _FINISH: Final = Script.load(_LUA / "finish.lua")
@@ -87,6 +83,7 @@ class LineStore:
         self._restore_limit = restore_limit
         self._announced: TTLCache[int, bool] = TTLCache(10_000, _ANNOUNCE_SECONDS, time.monotonic)
         self._joining = Joining(redis, defaults, restore_grace, self._read_line)
+        self._ticking = Ticking(redis, defaults)
         # One round at a time: two on two connections would race, and places are given in order of arrival.
         self._joins: Coalescer[Sequence[JoinCommand], list[Joined | Exception]] = Coalescer(
             self._join_batches, _JOIN_BATCHES, max_in_flight=1, name="queue-join"
@@ -194,44 +191,7 @@ class LineStore:
         event that fails has its error, the others go on: NotBuilt, Fenced, or that of a script (an operator may have
         written into Redis by hand).
         """
-        lapsed = await self._lapse(sales)
-        fences, paces = fences or {}, paces or {}
-        calls = [
-            (line_keys(_ADMIT, each), self._admit_args(sale, fences.get(each, ""), paces.get(each, 1.0)))
-            for each, sale in sales.items()
-        ]
-        answers = dict(zip(sales, await _ADMIT.call_many(self._redis, calls), strict=True))
-        ticks = {event_id: _tick(answer, lapsed[event_id]) for event_id, answer in answers.items()}
-        await self._observe({event_id: tick for event_id, tick in ticks.items() if isinstance(tick, Tick)})
-        return ticks
-
-    async def _lapse(self, events: Collection[int]) -> dict[int, Lapsed | Exception]:
-        args: Args = {"default_claim_ms": span_ms(self._defaults.claim_window), "max_batch": MAX_BATCH}
-        calls = [(line_keys(_LAPSE, event_id), args) for event_id in events]
-        answers = await _LAPSE.call_many(self._redis, calls)
-        return {each: replies.settled(answer, replies.lapsed) for each, answer in zip(events, answers, strict=True)}
-
-    def _admit_args(self, sale: Sale, fence: int | str, pace: float) -> Args:
-        return {
-            "open_ms": to_ms(sale.open_time),
-            "close_ms": to_ms(sale.close_time),
-            "default_mode": self._defaults.mode,
-            "default_rate": self._defaults.rate_per_second,
-            "default_cap": self._defaults.inside_cap,
-            "default_claim_ms": span_ms(self._defaults.claim_window),
-            "max_batch": MAX_BATCH,
-            "fence": fence,
-            "pace": pace,
-        }
-
-    async def _observe(self, ticks: Mapping[int, Tick]) -> None:
-        rate: Args = {"default_rate": self._defaults.rate_per_second}
-        calls = [
-            (line_keys(_OBSERVE, event_id), {**rate, "calling": int(tick.calling), "waiting": tick.waiting})
-            for event_id, tick in ticks.items()
-        ]
-        for answer in await _OBSERVE.call_many(self._redis, calls):
-            replies.value(answer)
+        return await self._ticking.admit_many(sales, fences or {}, paces or {})
 
     async def unpublished(self, event_id: int, limit: int) -> list[Fact]:
         """The oldest facts that were not forgotten yet, in order."""
@@ -309,12 +269,6 @@ class LineStore:
         """Events whose lines are ticked."""
         members: Any = await self._redis.zrange(ACTIVE, 0, -1)
         return [int(member) for member in members]
-
-
-def _tick(answer: Any, lapsed: Lapsed | Exception) -> Tick | Exception:
-    if isinstance(lapsed, Exception):
-        return lapsed
-    return replies.settled(answer, partial(replies.tick, lapsed=lapsed))
 
 
 def _finish_args(purchase: Purchase) -> Args:

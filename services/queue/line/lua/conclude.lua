@@ -18,6 +18,7 @@ KEYS
  15 sale       hash: progress of the sale
  16 draw       hash: how far the draw is
  17 outbox     stream of facts, until they are published
+ 18 draw_list  hash: the closed list, for whoever reads it
 ARGV
   1 keep_ms    how long the line is kept, or 0: for good
 RETURNS
@@ -27,11 +28,11 @@ COMPLEXITY O(1)
 local users, lane_1, lane_2, lane_3, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local entrants, ready, admitted, places, missed = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local changed, stays, line, policy, sale = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
-local draw, outbox = KEYS[16], KEYS[17]
+local draw, outbox, draw_list = KEYS[16], KEYS[17], KEYS[18]
 local keep_ms = tonumber(ARGV[1])
 local count = 0
 for _, key in ipairs({users, lane_1, lane_2, lane_3, lanes, entrants, ready, admitted, places, missed, changed, stays,
-  line, policy, sale, draw, outbox}) do
+  line, policy, sale, draw, outbox, draw_list}) do
   count = count + (keep_ms > 0 and redis.call('PEXPIRE', key, keep_ms) or redis.call('PERSIST', key))
 end
 return count
