@@ -116,6 +116,7 @@ WORDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("language", "colors"), [("ko", "light"), ("en", "dark")])
 async def test_every_state_is_told_in_words_and_to_everybody(
     browser: Browser, made: Stage, axe: str, language: str, colors: str
