@@ -26,6 +26,9 @@ REASONS = [name.removeprefix("REASON_") for name in reason_pb2.Reason.keys() if 
 # Domain modules by name, wherever they are: values, rules and errors. Beside them, everything in a `domain` folder.
 DOMAIN_MODULES = {
     "domain.py",
+    "policy.py",
+    "refusals.py",
+    "transitions.py",
     "seatmap.py",
     "picker.py",
     "draw.py",
