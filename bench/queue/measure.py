@@ -33,6 +33,8 @@ _JOINS_PER_SECOND: Final = 20.0
 # Queue and inventory remember for two seconds each when a sale opens.
 _NOTICE: Final = timedelta(seconds=6)
 _HELD_WITHIN: Final = timedelta(minutes=10)
+# Where those stand who join the draw, and those who join the line.
+_KEYS: Final = {"draw": "entrants", "line": "users"}
 _SCRATCH: Final = "bench:scratch"
 
 
@@ -54,17 +56,22 @@ class Scale:
 
     @property
     def audiences(self) -> tuple[int, ...]:
-        return 0, max(1, self.watchers * 2 // 19), self.watchers
+        return (0, max(1, self.watchers * 2 // 19), self.watchers) if self.is_large else (0, self.watchers)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there is time for figures that can be believed; a small run only shows that all of it works."""
+        return self.people > 100_000
 
     @property
     def seconds(self) -> float:
         """How long a state that does not change is looked at."""
-        return 20.0 if self.people > 100_000 else 2.5
+        return 20.0 if self.is_large else 2.0
 
     @property
     def settling(self) -> float:
         """How long something new is given before it is looked at."""
-        return 3.0 if self.people > 100_000 else 1.0
+        return 3.0 if self.is_large else 1.0
 
     def window(self, length: int) -> int:
         """How many joins are timed at a length of the line: a tenth, and not for less than some seconds."""
@@ -93,13 +100,12 @@ class Run:
             await self.apart(joins.join, self._venue.queue_target, event_id, Crowd(first + have, want - have))
         return max(have, want)
 
-    async def timed(self, where: str, event_id: int, have: int, key: str, first: int = FIRST) -> int:
-        """Times joins behind those who have joined; answers how many have now."""
-        crowd = Crowd(first + have, self.scale.window(have))
+    async def timed(self, where: str, event_id: int, crowd: Crowd) -> None:
+        """Times the joins of a crowd behind those who have joined before."""
         meter = Meter(self._venue.stack)
         outcome: Outcome = await self.apart(joins.join, self._venue.queue_target, event_id, crowd)
         used = meter.read(outcome.cpu_seconds)
-        line = f"queue:{{{event_id}}}:{key}"
+        line = f"queue:{{{event_id}}}:{_KEYS[where]}"
         waiting = await self._redis.zcard(line)
         ceiling = await self._ceiling(line, Crowd(LATER * 3, crowd.number))
         self.result.joins.append(
@@ -112,7 +118,6 @@ class Run:
                 used.strangers,
             )
         )
-        return have + crowd.number
 
     async def _ceiling(self, line: str, crowd: Crowd) -> Outcome:
         await self._redis.copy(line, _SCRATCH, replace=True)
@@ -177,7 +182,7 @@ class Run:
             used = meter.read()
             told = subscriber.told[-1]
         cpu = used.per(used.seconds, 1e3)
-        self.result.digests.append(Digesting(told.total, told.size, _worst(scripts), cpu))
+        self.result.digests.append(Digesting(told.total, told.size, scripts, self.scale.seconds, cpu))
 
     async def watch(self, event_id: int, accounts: list[Account]) -> None:
         """Costs and lateness with nobody, with some and with all watching."""
@@ -228,9 +233,3 @@ class Run:
         await asyncio.sleep(self.scale.settling + 1)
         told = digests.since(subscriber.told, joined[0] - 2)
         return digests.freshness(told, await audience.seen(), joined)
-
-
-def _worst(scripts: dict[str, Cost]) -> dict[str, Cost]:
-    """Those that cost most per second."""
-    ordered = sorted(scripts.items(), key=lambda pair: -pair[1].calls * pair[1].mean)
-    return dict(ordered[:4])

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from redis.asyncio import Redis
 
 from bench.queue import stores
+from bench.queue.joins import Crowd
 from bench.queue.measure import FIRST, LATER, RATE, Run, Scale
 from bench.queue.result import Result
 from bench.queue.venue import Account, Venue, mint
@@ -46,13 +47,15 @@ async def _drive(run: Run, venue: Venue, redis: Redis, say: Callable[[str], None
     for length in scale.lengths[:-1]:
         say(f"a line of {length:,}, first come, first served")
         have = await run.fill(open_line, have, length, LATER)
-        have = await run.timed("line", open_line, have, "users", LATER)
+        late = Crowd(LATER + have, scale.window(length))
+        await run.timed("line", open_line, late)
+        have += late.number
         await run.digest(open_line)
     say(f"{len(accounts):,} join through REST")
     await run.through_rest((open_line, other_line), accounts)
     await _hold_draw(run, redis, drawn, say)
     say("joining behind everyone, and the digest of all")
-    await run.timed("line", drawn, 0, "users", LATER)
+    await run.timed("line", drawn, Crowd(LATER, scale.window(scale.people)))
     await run.digest(drawn)
     say(f"{scale.watchers:,} watchers")
     await run.watch(drawn, accounts[: scale.watchers])
@@ -62,10 +65,10 @@ async def _hold_draw(run: Run, redis: Redis, event_id: int, say: Callable[[str],
     have, empty = 0, await stores.used_memory(redis)
     for length in run.scale.lengths:
         say(f"{length:,} enter the draw")
-        have = await run.fill(
-            event_id, have, length - run.scale.window(length) if length == run.scale.people else length
-        )
-        have = await run.timed("draw", event_id, have, "entrants")
+        window = run.scale.window(length)
+        have = await run.fill(event_id, have, length - window)
+        await run.timed("draw", event_id, Crowd(FIRST + have, window))
+        have += window
     entered = await stores.used_memory(redis)
     say("the sale opens")
     await run.open(event_id, have)

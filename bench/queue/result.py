@@ -30,8 +30,9 @@ class Digesting:
 
     waiting: int
     size: int
-    # Inside of Redis, by script.
+    # Inside of Redis, by room of queue, in so many seconds.
     scripts: dict[str, Cost]
+    seconds: float
     # Milliseconds of CPU per second, by process, while nobody joins and nobody watches.
     cpu: dict[str, float]
 
@@ -125,10 +126,14 @@ def _memory(result: Result) -> list[str]:
 
 
 def _digests(result: Result) -> list[str]:
-    lines = [f"{'digest':10}{'in line':>10}{'bytes':>10}   µs in Redis, mean (most)          ms of CPU per second"]
+    lines = [f"{'digest':10}{'in line':>10}{'bytes':>10}   µs in Redis per second (longest)"]
     for each in result.digests:
-        scripts = "  ".join(f"{name} {cost.mean:,.0f} ({cost.most:,.0f})" for name, cost in each.scripts.items())
-        lines.append(f"{'':10}{each.waiting:10,}{each.size:10,}   {scripts}   {_used(each.cpu, 0.5)}")
+        redis = "  ".join(
+            f"{name} {cost.total / each.seconds:,.0f} ({cost.most:,.0f})" for name, cost in each.scripts.items()
+        )
+        lines.append(f"{'':10}{each.waiting:10,}{each.size:10,}   {redis}")
+    lines += ["", f"{'':10}{'in line':>10}   ms of CPU per second while nobody joins and nobody watches"]
+    lines += [f"{'':10}{each.waiting:10,}   {_used(each.cpu, 0.5)}" for each in result.digests]
     return lines
 
 

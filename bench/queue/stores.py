@@ -1,7 +1,6 @@
 """What Redis says of itself: memory, commands, and the time that each script takes inside of it."""
 
 import asyncio
-import statistics
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,10 +21,10 @@ _USUAL_THRESHOLD: Final = 10_000
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds inside of Redis."""
+    """Microseconds inside of Redis, of so many commands or scripts."""
 
     calls: int
-    mean: float
+    total: float
     most: float
 
 
@@ -35,7 +34,7 @@ async def used_memory(redis: Redis) -> int:
 
 
 async def commands(redis: Redis) -> int:
-    """Commands carried out so far, those inside of scripts apart."""
+    """Commands carried out so far, those inside of scripts among them."""
     found: dict[str, Any] = await redis.info("commandstats")
     return sum(each["calls"] for name, each in found.items() if name not in _OURS)
 
@@ -45,10 +44,10 @@ _OURS: Final = {"cmdstat_info", "cmdstat_slowlog|get", "cmdstat_config|set", "cm
 
 
 async def costs(redis: Redis, seconds: float) -> dict[str, Cost]:
-    """What each script of queue costs, and the longest of all other commands as "other", seen for so long."""
+    """What the scripts of each room of queue cost, and all other commands as "other", seen for so long."""
     async with _every_command(redis, 0):
         await asyncio.sleep(seconds)
-        return _by_script(await redis.slowlog_get(_LOG_LENGTH))
+        return _by_room(await redis.slowlog_get(_LOG_LENGTH))
 
 
 @asynccontextmanager
@@ -72,8 +71,8 @@ async def _every_command(redis: Redis, threshold: int) -> AsyncIterator[None]:
         await redis.slowlog_reset()
 
 
-def _by_script(entries: list[dict[str, Any]]) -> dict[str, Cost]:
-    scripts = {Script.load(path).sha: path.stem for path in _SERVICES.glob("queue/**/lua/*.lua")}
+def _by_room(entries: list[dict[str, Any]]) -> dict[str, Cost]:
+    scripts = {Script.load(path).sha: path.parents[1].name for path in _SERVICES.glob("queue/*/lua/*.lua")}
     durations = defaultdict[str, list[float]](list)
     for entry in entries:
         words = entry["command"].split()
@@ -83,4 +82,4 @@ def _by_script(entries: list[dict[str, Any]]) -> dict[str, Cost]:
 
 
 def _cost(durations: list[float]) -> Cost:
-    return Cost(len(durations), round(statistics.mean(durations), 1), max(durations))
+    return Cost(len(durations), sum(durations), max(durations))
