@@ -1,5 +1,6 @@
 """Who misses a call is called once more, and only once."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,28 @@ async def test_who_missed_a_call_can_leave(redis: Redis, has_returned: bool) -> 
     assert await state(store, 1) is PlaceState.LEFT
     assert (await tick(store)).is_quiet is False  # the facts are still to be told
     assert (await tick(store)).missed == 0
+
+
+async def _places_after_many_joins(redis: Redis, other_redis: Redis) -> int:
+    """Someone who missed a call joins many times at once, while two loops tick."""
+    stores = store_of(redis), store_of(other_redis)
+    await join(stores[0], 1)
+    await _miss(redis, stores[0], 1)
+    await tick(stores[0])
+    await asyncio.gather(*(join(stores[number % 2], 1) for number in range(40)), *map(tick, stores))
+    return sum([await redis.zcard(line_key(EVENT, name)) for name in ("users", "ready", "admitted", "missed")])
+
+
+async def test_who_missed_a_call_has_one_live_place_however_many_joins_at_once(
+    redis: Redis, other_redis: Redis
+) -> None:
+    assert await _places_after_many_joins(redis, other_redis) == 1
+
+
+async def test_control_without_the_guard_they_stand_twice(
+    redis: Redis, other_redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    guard = "for _, set in ipairs({ready, admitted, missed}) do redis.call('ZREM', set, user_id) end"
+    without_guard(monkeypatch, tmp_path, "join", guard)
+
+    assert await _places_after_many_joins(redis, other_redis) > 1
