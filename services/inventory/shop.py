@@ -16,13 +16,14 @@ from services.common.mysql import DatabaseUnavailable
 T = TypeVar("T")
 
 COLLECT_EVERY: Final = timedelta(seconds=1)
-WINDOW: Final = timedelta(seconds=10)
+# Long enough for a percentile, short enough that a slow second is forgotten before it slows the line twice.
+WINDOW: Final = timedelta(seconds=3)
 # A payment without an outcome for so long waits for a provider, or for the completer.
 BACKLOG_AFTER: Final = timedelta(seconds=5)
 # A figure that takes longer would be old, and hold up the others.
 _PATIENCE_SECONDS: Final = 2.0
-# Batches that are remembered: those of ten seconds at several times the rate of this service's best day.
-_BATCHES_MOST: Final = 20_000
+# Batches that are remembered: those of the window at several times the rate of this service's best day.
+_BATCHES_MOST: Final = 6_000
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class HoldTimes:
         self._batches.append((self._clock(), seconds, requests))
 
     def p99(self) -> timedelta | None:
-        """What 99 of 100 requests of the last ten seconds stayed below or at; None when there were none.
+        """What 99 of 100 requests of the last three seconds stayed below or at; None when there were none.
 
         Below a hundred requests the slowest one does not count: a single pause of a process shall not slow a line.
         """

@@ -8,9 +8,14 @@ from typing import Final
 
 # Even a shop that suffers lets somebody in: whether it has recovered shows only when people come.
 FLOOR: Final = 0.05
-# A second over a limit takes three tenths of the rate; one below all limits gives a twentieth of the full rate back.
+# Too much takes three tenths of the rate; a second below all limits gives a tenth of the full rate back.
 _DECREASE: Final = 0.7
-_INCREASE: Final = 0.05
+_INCREASE: Final = 0.1
+# A latency that is still too high when a slow second is forgotten is no accident: half, as in TCP.
+_LASTING: Final = 0.5
+# Seconds for which one slow second shows in the latency: inventory's window of three, that second itself, and one until
+# it is told. Within them the latency says nothing new.
+_REMEMBERED: Final = 5.0
 # Longer than a restart of inventory's process behind its balancer, much shorter than people's patience.
 SILENCE: Final = timedelta(seconds=5)
 # A process that stood still knows nothing of the time in between, and does not make up for it.
@@ -63,6 +68,8 @@ class Pace:
         self._limits = limits
         self._stepped_at = now
         self._heard_at = now
+        self._cut_at = float("-inf")
+        self._well_since_cut = True
         self.factor = 1.0
         self.slowed_by: tuple[Reason, ...] = ()
 
@@ -78,6 +85,18 @@ class Pace:
         else:
             return
         if self.slowed_by:
-            self.factor = max(FLOOR, self.factor * _DECREASE**elapsed)
+            self._slow(elapsed, now)
         else:
+            self._well_since_cut = True
             self.factor = min(1.0, self.factor + _INCREASE * elapsed)
+
+    def _slow(self, elapsed: float, now: float) -> None:
+        """A lag, a backlog and silence are of now, and count each second. The latency tells of the last seconds."""
+        if self.slowed_by != (Reason.HOLD_LATENCY,):
+            self._cut(_DECREASE**elapsed, now)
+        elif now - self._cut_at >= _REMEMBERED:
+            self._cut(_DECREASE if self._well_since_cut else _LASTING, now)
+
+    def _cut(self, share: float, now: float) -> None:
+        self.factor = max(FLOOR, self.factor * share)
+        self._cut_at, self._well_since_cut = now, False

@@ -53,7 +53,8 @@ class GetShopHealthResponse(_message.Message):
     """
     @_builtins.property
     def hold_latency_p99(self) -> _duration_pb2.Duration:
-        """99th percentile of the time that holding seats took in this process, over the last ten seconds. Absent when nobody
+        """99th percentile of the time that holding seats took in this process, over the last three seconds. Absent when
+        nobody
         held any.
         """
 
