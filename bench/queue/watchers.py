@@ -6,6 +6,7 @@ the next. So the watching costs less than what is watched.
 
 import asyncio
 import multiprocessing
+import os
 import time
 from array import array
 from collections.abc import Sequence
@@ -140,6 +141,8 @@ async def _obey(job: Job, orders: Connection) -> None:
         return
     orders.send(audience.take())
     loop.add_reader(orders.fileno(), on_order)
+    # The loop makes it non-blocking, which a pipe of multiprocessing cannot take; it is only read when there is an order.
+    os.set_blocking(orders.fileno(), True)
     await done
 
 
