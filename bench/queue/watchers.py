@@ -141,7 +141,7 @@ async def _obey(job: Job, orders: Connection) -> None:
         return
     orders.send(audience.take())
     loop.add_reader(orders.fileno(), on_order)
-    # The loop makes it non-blocking, which a pipe of multiprocessing cannot take. It is read only when there is an order.
+    # The loop makes it non-blocking, which multiprocessing cannot take. It is read only when there is an order.
     os.set_blocking(orders.fileno(), True)
     await done
 
