@@ -39,7 +39,13 @@ class _Line:
         self.subscription = subscription
         self.feed = feed
         self.task: asyncio.Task[None] | None = None
-        self.used = asyncio.get_running_loop().time()
+        self.opened = self.used = asyncio.get_running_loop().time()
+
+    @property
+    def newest(self) -> float:
+        """When the newest digest came. Until the first one has, the line is as old as its subscription."""
+        view = self.subscription.view
+        return self.opened if view is None else view.received
 
     async def stop(self) -> None:
         await cancel([self.task] if self.task is not None else [])
@@ -186,9 +192,8 @@ class Lines:
             await asyncio.sleep(_SWEEP_SECONDS)
 
     def _measure(self, now: float) -> None:
-        views = [line.subscription.view for line in self._lines.values()]
-        metrics.LINE_DIGESTS.set(len(views))
-        metrics.LINE_DIGEST_AGE.set(max((now - view.received for view in views if view is not None), default=0.0))
+        metrics.LINE_DIGESTS.set(len(self._lines))
+        metrics.LINE_DIGEST_AGE.set(max((now - line.newest for line in self._lines.values()), default=0.0))
 
     async def close(self) -> None:
         """Ends everything."""

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Metric
 
 import services.common.metrics  # noqa: F401 - declares every metric in the registry
 from deploy.local.packages import PROMETHEUS, debian_environment, debian_packages
+from edge.line import places
+from services.queue.admission.lease import Standing
+from services.queue.admission.pace import Reason
 from tests.support import needed
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +91,30 @@ def test_every_alert_and_every_panel_link_has_its_runbook() -> None:
         assert (ROOT / alert["annotations"]["runbook"]).is_file(), alert["alert"]
     for url in re.findall(r"https://runbooks\.example\.com/([a-z-]+\.md)", DASHBOARD.read_text()):
         assert (ROOT / "docs" / "runbooks" / url).is_file(), url
+
+
+def test_every_panel_links_to_a_runbook_and_those_of_an_alert_to_its_own() -> None:
+    shown: dict[str, set[str]] = {}
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        if panel["type"] != "row":
+            (link,) = panel["links"]
+            for name in set().union(*(series_in(target["expr"]) for target in panel["targets"])):
+                shown.setdefault(link["url"].rpartition("/")[2], set()).add(name)
+    for alert in (rule for rule in rules() if "alert" in rule):
+        recorded = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+        series = set().union(*(series_in(recorded.get(part, part)) for part in alert["expr"].split()))
+        assert series & shown[Path(alert["annotations"]["runbook"]).name], alert["alert"]
+
+
+def test_labels_that_are_exposed_from_the_start_are_those_in_use() -> None:
+    values = {family.name: labels_of(family) for family in REGISTRY.collect()}
+    assert set(Reason) <= values["boxoffice_queue_slowed"]
+    assert set(Standing) <= values["boxoffice_queue_leases"]
+    assert {*places._AGES, places.UNKNOWN} <= values["boxoffice_line_lookups"]
+
+
+def labels_of(family: Metric) -> set[str]:
+    return {value for sample in family.samples for value in sample.labels.values()}
 
 
 def test_every_alert_is_exercised_both_ways() -> None:
