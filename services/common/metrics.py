@@ -4,22 +4,19 @@ Dashboards and alerts are tested against this list. Durations are seconds. Label
 never a user, booking, or event id.
 """
 
-from typing import Final, TypeVar
+from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram, Info
-
-_Labelled = TypeVar("_Labelled", Counter, Gauge)
 
 # From a cached read (1 ms) to the longest deadline of a method (15 s); the targets of the design lie on boundaries.
 _LATENCY: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-def _from_zero(metric: _Labelled, *values: str) -> _Labelled:
-    """Exposes each value of its label from the start: a panel reads 0 and not nothing, an alert sees the first one."""
+def _begin_at_zero(metric: Counter | Gauge, *values: str) -> None:
+    """Exposes each value of the label from the start: a panel reads 0 and not nothing, an alert sees the first one."""
     for value in values:
         metric.labels(value)
-    return metric
 
 
 # --- every process -----------------------------------------------------------------------------------------------
@@ -115,10 +112,8 @@ LINE_LATENESS: Final = Histogram(
     "boxoffice_line_lateness_seconds", "Time from a digest to the last stream that it changed", buckets=_LATENCY
 )
 # Places that queue was asked for, by why no digest could tell them.
-LINE_LOOKUPS: Final = _from_zero(
-    Counter("boxoffice_line_lookups_total", "Places asked for one by one, by cause", ("cause",)),
-    *("unknown", "lost", "own_call", "changed", "called", "missing", "inside"),
-)
+LINE_LOOKUPS: Final = Counter("boxoffice_line_lookups_total", "Places asked for one by one, by cause", ("cause",))
+_begin_at_zero(LINE_LOOKUPS, "unknown", "lost", "own_call", "changed", "called", "missing", "inside")
 
 # --- auth --------------------------------------------------------------------------------------------------------
 
@@ -132,17 +127,15 @@ PASSWORD_DURATION: Final = Histogram(
 # --- queue -------------------------------------------------------------------------------------------------------
 
 # Places taken, by outcome.
-QUEUE_JOINS: Final = _from_zero(
-    Counter("boxoffice_queue_joins_total", "Joins of a line, by outcome", ("outcome",)), "joined", "found", "restored"
-)
+QUEUE_JOINS: Final = Counter("boxoffice_queue_joins_total", "Joins of a line, by outcome", ("outcome",))
+_begin_at_zero(QUEUE_JOINS, "joined", "found", "restored")
 # People called to claim their admission.
 QUEUE_CALLED: Final = Counter("boxoffice_queue_called_total", "Places called")
 # Calls that were taken up. Far below the calls: people do not hear of them in time.
 QUEUE_CLAIMED: Final = Counter("boxoffice_queue_claimed_total", "Places claimed")
 # Places by how they ended.
-QUEUE_ENDED: Final = _from_zero(
-    Counter("boxoffice_queue_ended_total", "Places that ended, by state", ("state",)), "done", "expired", "left"
-)
+QUEUE_ENDED: Final = Counter("boxoffice_queue_ended_total", "Places that ended, by state", ("state",))
+_begin_at_zero(QUEUE_ENDED, "done", "expired", "left")
 # People in line, over all events of this process' admission loop.
 QUEUE_WAITING: Final = Gauge("boxoffice_queue_waiting", "People in line")
 # People who are READY or ADMITTED.
@@ -155,53 +148,43 @@ QUEUE_TICK_DURATION: Final = Histogram(
 # admission left behind. It only grows until the process ends, so that no scrape misses what a short moment broke.
 QUEUE_JUMPERS: Final = Gauge("boxoffice_queue_jumpers", "People admitted out of order; must be 0")
 # Times that a loop could not serve one event and went on with the rest. Should stay flat.
-QUEUE_EVENT_FAILURES: Final = _from_zero(
-    Counter("boxoffice_queue_event_failures_total", "Failures of a loop that concern one event", ("task",)),
-    *("accuracy", "admission", "digest", "draw", "facts", "foresight", "watchers"),
+QUEUE_EVENT_FAILURES: Final = Counter(
+    "boxoffice_queue_event_failures_total", "Failures of a loop that concern one event", ("task",)
 )
+_begin_at_zero(QUEUE_EVENT_FAILURES, "accuracy", "admission", "digest", "draw", "facts", "foresight", "watchers")
 # Leases of events by how this process stands to them: held, other (another process ticks the event), unfenced (no
 # majority of the lease nodes answers; the line is ticked all the same).
-QUEUE_LEASES: Final = _from_zero(
-    Gauge("boxoffice_queue_leases", "Leases of events, by standing of this process", ("standing",)),
-    *("held", "other", "unfenced"),
-)
+QUEUE_LEASES: Final = Gauge("boxoffice_queue_leases", "Leases of events, by standing of this process", ("standing",))
+_begin_at_zero(QUEUE_LEASES, "held", "other", "unfenced")
 # Ticks that the line refused because it has seen a newer holder. A few after a pause of a process; should stay flat.
 QUEUE_FENCED: Final = Counter("boxoffice_queue_fenced_ticks_total", "Late ticks that a line refused")
 # Share of their rates that the health of the shop takes from the lines: 0 is none, as in processes that have no lines.
 QUEUE_SLOWDOWN: Final = Gauge("boxoffice_queue_slowdown", "Share of the rate that the shop's health takes away")
 # 1 while the reason slows the lines.
-QUEUE_SLOWED: Final = _from_zero(
-    Gauge("boxoffice_queue_slowed", "Whether a reason slows the lines", ("reason",)),
-    *("hold_latency", "event_log_lag", "payment_backlog", "no_answer"),
-)
+QUEUE_SLOWED: Final = Gauge("boxoffice_queue_slowed", "Whether a reason slows the lines", ("reason",))
+_begin_at_zero(QUEUE_SLOWED, "hold_latency", "event_log_lag", "payment_backlog", "no_answer")
 # Calls per second that policy and health allow now, over all lines that this process ticks and that call people.
 QUEUE_ALLOWED_RATE: Final = Gauge("boxoffice_queue_allowed_rate", "Calls per second that are allowed")
 # Joins that were refused at the door, by what refused them: account, address (too many), challenge (not answered).
-QUEUE_REFUSED: Final = _from_zero(
-    Counter("boxoffice_queue_refused_total", "Joins refused at the door, by reason", ("by",)),
-    *("account", "address", "challenge"),
-)
+QUEUE_REFUSED: Final = Counter("boxoffice_queue_refused_total", "Joins refused at the door, by reason", ("by",))
+_begin_at_zero(QUEUE_REFUSED, "account", "address", "challenge")
 # Places that a loss of Redis did not take, by where they came back from: log (those who had been called), owner (those
 # who waited, with the signed place that they carry).
-QUEUE_RESTORED: Final = _from_zero(
-    Counter("boxoffice_queue_restored_total", "Places that came back after a loss of Redis, by source", ("source",)),
-    *("log", "owner"),
+QUEUE_RESTORED: Final = Counter(
+    "boxoffice_queue_restored_total", "Places that came back after a loss of Redis, by source", ("source",)
 )
+_begin_at_zero(QUEUE_RESTORED, "log", "owner")
 # Lines that were built, by outcome: new, restored (it had lived before: Redis was lost), failed (tried again).
-QUEUE_REBUILDS: Final = _from_zero(
-    Counter("boxoffice_queue_rebuilds_total", "Lines that were built, by outcome", ("outcome",)),
-    *("new", "restored", "failed"),
-)
+QUEUE_REBUILDS: Final = Counter("boxoffice_queue_rebuilds_total", "Lines that were built, by outcome", ("outcome",))
+_begin_at_zero(QUEUE_REBUILDS, "new", "restored", "failed")
 # Time of reading one digest from Redis and concluding from it what people may expect.
 QUEUE_DIGEST_DURATION: Final = Histogram(
     "boxoffice_queue_digest_duration_seconds", "Time of taking one digest", buckets=_LATENCY
 )
 # What people were told of their wait against what came, twice for each wait: early and late are outside of the range
 # that should hold eight in ten. Waits below five seconds are not judged.
-QUEUE_ETA_WAITS: Final = _from_zero(
-    Counter("boxoffice_queue_eta_waits_total", "Forecasts that came true, by how", ("outcome",)),
-    *("early", "inside", "late"),
-)
+QUEUE_ETA_WAITS: Final = Counter("boxoffice_queue_eta_waits_total", "Forecasts that came true, by how", ("outcome",))
+_begin_at_zero(QUEUE_ETA_WAITS, "early", "inside", "late")
 
 # --- inventory ---------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from boxoffice.queue.v1 import queue_service_pb2 as pb
+from prometheus_client import REGISTRY
 
 from edge.line import places, subscription
 from edge.line.places import Known, KnownPlaces
@@ -199,3 +200,14 @@ def test_of_too_many_people_the_latest_are_known() -> None:
     assert known.find(EVENT + 1, 1) is None
     known.forget(watching)
     assert known.find(EVENT, 1) is None
+
+
+async def test_a_line_whose_digests_never_came_is_as_old_as_its_following() -> None:
+    async with world() as edge:
+        playing = FakeQueue(edge)
+        playing.play()
+        await look(edge, 1)
+        await eventually(lambda: playing.streams == 1)
+        await eventually(lambda: (REGISTRY.get_sample_value("boxoffice_line_digest_age_seconds") or 0) > 0.5)
+        await playing.publish(digest_of(lane_of(range(1, 101))))
+        await eventually(lambda: (REGISTRY.get_sample_value("boxoffice_line_digest_age_seconds") or 0) < 0.5)
