@@ -24,6 +24,7 @@ _GOOD = b"HTTP/1.1 200"
 _ARRIVING = 32
 _PER_PROCESS = 10_000
 _CONNECT_WITHIN = 60.0
+_ANSWER_WITHIN = 300.0
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,10 @@ async def _obey(job: Job, orders: Connection) -> None:
     def on_order() -> None:
         try:
             orders.recv()
-        except EOFError:
+            orders.send(audience.take())
+        except (EOFError, OSError):  # whoever gave orders has gone, and so do we
             loop.remove_reader(orders.fileno())
             done.set_result(None)
-        else:
-            orders.send(audience.take())
 
     try:
         await audience.arrive(job)
@@ -169,7 +169,7 @@ class Audience:
         parts = -(-len(requests) // _PER_PROCESS)
         new = [self._start(Job(host, port, requests[at::parts])) for at in range(parts)]
         for orders in new:
-            _check(await asyncio.to_thread(orders.recv))
+            await asyncio.to_thread(_hear, orders)
         self.number += len(requests)
 
     def _start(self, job: Job) -> Connection:
@@ -192,11 +192,17 @@ class Audience:
         for orders in self._orders:
             orders.send("tell")
         for orders in self._orders:
-            seen.add(_check(await asyncio.to_thread(orders.recv)))
+            seen.add(await asyncio.to_thread(_hear, orders))
         return seen
 
 
-def _check(answer: Seen | Exception) -> Seen:
+def _hear(orders: Connection) -> Seen:
+    """What a process answers. Raises what it has failed with; EOFError or OSError when either side has gone."""
+    deadline = time.monotonic() + _ANSWER_WITHIN
+    while not orders.poll(1):  # in short steps, since a thread that waits would keep an interrupted run from ending
+        if time.monotonic() > deadline:
+            raise TimeoutError("a process of watchers does not answer")
+    answer: Seen | Exception = orders.recv()
     if isinstance(answer, Exception):
         raise answer
     return answer
