@@ -215,8 +215,13 @@ class LineRecord(_message.Message):
     EVENT_ID_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    COMMITMENT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.int
     """The sale event."""
+    commitment: _builtins.bytes
+    """SHA-256 of the seed of the event's draw, as it was promised. The first one of an event, in the order of the log, is
+    told for ever.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """The line begins to live, on Redis' clock: there are no facts of it from before."""
@@ -231,10 +236,11 @@ class LineRecord(_message.Message):
         event_id: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         policy: _queue_service_pb2.QueuePolicy | None = ...,
+        commitment: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "policy", b"policy", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitment", b"commitment", "event_id", b"event_id", "policy", b"policy", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

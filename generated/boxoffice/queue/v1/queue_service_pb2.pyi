@@ -1190,7 +1190,7 @@ class GetDrawResponse(_message.Message):
     state: Global___GetDrawResponse.State.ValueType
     """How far the draw is."""
     commitment: _builtins.str
-    """SHA-256 of the seed: public from the first day of the event."""
+    """SHA-256 of the seed: public from the first day of the event, and told for ever as it was told first. Keep it."""
     entrant_count: _builtins.int
     """How many take part."""
     list_digest: _builtins.str

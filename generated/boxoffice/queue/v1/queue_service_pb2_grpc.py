@@ -186,7 +186,8 @@ class QueueServiceServicer:
 
     def GetReceipt(self, request, context):
         """A receipt of the caller's place that anyone can verify: a JWS (EdDSA) with a key that GetDraw publishes. It says who
-        entered which line and when, and under which commitment; after the draw, with which place.
+        entered which line and when, and under which commitment; after the draw, with which place. It is as of the time at which
+        it was made (`iat`): it proves entering, not staying, nor staying in that lane.
 
         Errors: EVENT_NOT_FOUND, PLACE_NOT_FOUND.
         """

@@ -83,7 +83,8 @@ class QueueServiceStub:
     """Gives the caller's place up, at once. Idempotent: leaving without a place succeeds."""
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetReceiptRequest, _queue_service_pb2.GetReceiptResponse]
     """A receipt of the caller's place that anyone can verify: a JWS (EdDSA) with a key that GetDraw publishes. It says who
-    entered which line and when, and under which commitment; after the draw, with which place.
+    entered which line and when, and under which commitment; after the draw, with which place. It is as of the time at which
+    it was made (`iat`): it proves entering, not staying, nor staying in that lane.
 
     Errors: EVENT_NOT_FOUND, PLACE_NOT_FOUND.
     """
@@ -162,7 +163,8 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """Gives the caller's place up, at once. Idempotent: leaving without a place succeeds."""
     GetReceipt: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetReceiptRequest, _queue_service_pb2.GetReceiptResponse]  # type: ignore[assignment]
     """A receipt of the caller's place that anyone can verify: a JWS (EdDSA) with a key that GetDraw publishes. It says who
-    entered which line and when, and under which commitment; after the draw, with which place.
+    entered which line and when, and under which commitment; after the draw, with which place. It is as of the time at which
+    it was made (`iat`): it proves entering, not staying, nor staying in that lane.
 
     Errors: EVENT_NOT_FOUND, PLACE_NOT_FOUND.
     """
@@ -292,7 +294,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.GetReceiptResponse, _abc.Awaitable[_queue_service_pb2.GetReceiptResponse]]:
         """A receipt of the caller's place that anyone can verify: a JWS (EdDSA) with a key that GetDraw publishes. It says who
-        entered which line and when, and under which commitment; after the draw, with which place.
+        entered which line and when, and under which commitment; after the draw, with which place. It is as of the time at which
+        it was made (`iat`): it proves entering, not staying, nor staying in that lane.
 
         Errors: EVENT_NOT_FOUND, PLACE_NOT_FOUND.
         """
