@@ -56,8 +56,11 @@ class QueueEvent(_message.Message):
     PLACE_CALLED_FIELD_NUMBER: _builtins.int
     PLACE_ADMITTED_FIELD_NUMBER: _builtins.int
     PLACE_LEFT_FIELD_NUMBER: _builtins.int
+    PLACE_DONE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Unique per fact, the same at redelivery: consumers drop what they have seen."""
+    """Unique per fact, the same at redelivery: consumers drop what they have seen. `<event>-<n>-<m>`, in which n and m give
+    the order in which the facts of an event happened, whatever the clocks did.
+    """
     event_id: _builtins.int
     """The sale event."""
     @_builtins.property
@@ -76,6 +79,10 @@ class QueueEvent(_message.Message):
     def place_left(self) -> Global___PlaceLeft:
         """Someone gave a place up."""
 
+    @_builtins.property
+    def place_done(self) -> Global___PlaceDone:
+        """Someone has bought."""
+
     def __init__(
         self,
         *,
@@ -85,12 +92,13 @@ class QueueEvent(_message.Message):
         place_called: Global___PlaceCalled | None = ...,
         place_admitted: Global___PlaceAdmitted | None = ...,
         place_left: Global___PlaceLeft | None = ...,
+        place_done: Global___PlaceDone | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fact", b"fact", "place_admitted", b"place_admitted", "place_called", b"place_called", "place_left", b"place_left", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fact", b"fact", "place_admitted", b"place_admitted", "place_called", b"place_called", "place_done", b"place_done", "place_left", b"place_left", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "fact", b"fact", "id", b"id", "place_admitted", b"place_admitted", "place_called", b"place_called", "place_left", b"place_left", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "fact", b"fact", "id", b"id", "place_admitted", b"place_admitted", "place_called", b"place_called", "place_done", b"place_done", "place_left", b"place_left", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["place_called", "place_admitted", "place_left"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["place_called", "place_admitted", "place_left", "place_done"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -205,6 +213,36 @@ class PlaceLeft(_message.Message):
 Global___PlaceLeft: _TypeAlias = PlaceLeft  # noqa: Y015
 
 @_typing.final
+class PlaceDone(_message.Message):
+    """A place did what it was for: its owner has bought."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Who."""
+    lane: _builtins.int
+    """The lane of the place."""
+    score: _builtins.int
+    """What ordered the lane."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        lane: _builtins.int = ...,
+        score: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lane", b"lane", "score", b"score", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceDone: _TypeAlias = PlaceDone  # noqa: Y015
+
+@_typing.final
 class LineRecord(_message.Message):
     """One record of `queue.lines`, keyed by sale event: what no fact tells of a line, kept where a loss of Redis does not
     reach.
@@ -215,9 +253,14 @@ class LineRecord(_message.Message):
     EVENT_ID_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
     COMMITMENT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.int
     """The sale event."""
+    policy_version: _builtins.int
+    """Grows with every change of the policy: of two records the one with the higher number is newer, in whatever order they
+    were written. 0 in records from before there were numbers.
+    """
     commitment: _builtins.bytes
     """SHA-256 of the seed of the event's draw, as it was promised. The first one of an event, in the order of the log, is
     told for ever.
@@ -236,11 +279,12 @@ class LineRecord(_message.Message):
         event_id: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         policy: _queue_service_pb2.QueuePolicy | None = ...,
+        policy_version: _builtins.int = ...,
         commitment: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitment", b"commitment", "event_id", b"event_id", "policy", b"policy", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitment", b"commitment", "event_id", b"event_id", "policy", b"policy", "policy_version", b"policy_version", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
