@@ -188,12 +188,12 @@ class WaitingRoom:
         return JoinOutcome(place, proof.encode(self._place_keys), not joined.fresh)
 
     async def _keep_going(self, event_id: int, line: Line, standings: Iterable[Standing | None], sale: Sale) -> None:
-        """Has the line ticked while somebody waits and looks.
+        """Has the line ticked while somebody with a live place looks.
 
         Redis may have been emptied after a join was announced: with those who have come back since, and perhaps nobody
         who joins later, the line would stand still. What was announced lately costs nothing.
         """
-        if line.now < sale.close_time and any(each and each.state is PlaceState.WAITING for each in standings):
+        if line.now < sale.close_time and any(each and not each.state.is_final for each in standings):
             await self._store.announce(event_id)
 
     async def place(self, event_id: int, user_id: int) -> Place:
@@ -256,9 +256,11 @@ class WaitingRoom:
             metrics.QUEUE_CLAIMED.inc()
         await self._publisher.told(event_id)
         line, place = await self._look(event_id, user_id)
-        # A line that was lost meanwhile may have been rebuilt from a log that did not have the fact yet.
-        if line.incarnation != admission.incarnation:
-            raise Unavailable("the line was lost just now; claim again")
+        # A line that was lost meanwhile may have been rebuilt from a log that did not have the fact yet; and a replica
+        # that took over is the same line without the admission.
+        stands = place.state is PlaceState.ADMITTED and place.until == admission.until
+        if line.incarnation != admission.incarnation or not stands:
+            raise Unavailable("the admission was lost just now; claim again")
         token = AdmissionToken(user_id, event_id, to_ms(admission.until), _token_id(event_id, user_id, admission))
         return ClaimOutcome(place, token.encode(self._admission_keys), admission.until)
 

@@ -22,7 +22,7 @@ from services.queue.catalog import EventCatalog
 from services.queue.digest.foresight import Foresight
 from services.queue.digest.reader import reader_of
 from services.queue.digest.store import DigestStore
-from services.queue.line.domain import PlaceState, Sale
+from services.queue.line.domain import PlaceNotReady, PlaceState, Sale
 from services.queue.line.store import LineStore
 from services.queue.office import Office
 from services.queue.restore.book import LineBook
@@ -91,6 +91,8 @@ class Room:
 
     def __init__(self, redis: Redis, log: EventLog, writer: EventLogWriter, told: type[FactPublisher]) -> None:
         self.redis, self.log, self.proof = redis, log, ""
+        # Keys as they were, dumped.
+        self.before: dict[bytes | str, bytes] = {}
         self.store: LineStore = store_of(redis)
         self.writer = Counting(writer)
         self.book = LineBook(log, writer)
@@ -180,6 +182,49 @@ async def test_no_token_of_an_admission_that_the_rebuilt_line_does_not_know(redi
         await room.call(1)
 
         with pytest.raises(Unavailable, match="lost just now"):
+            await room.claim(1)
+
+
+class FailsOver(FactPublisher):
+    """A replica takes over after a claim, which it does not know: it is the same line as it was before."""
+
+    async def told(self, event_id: int) -> None:
+        room: Room = self.room  # type: ignore[attr-defined] # set by Room
+        before, room.before = room.before, {}
+        for key, value in before.items():
+            await room.redis.restore(key, 0, value, replace=True)
+        await super().told(event_id)
+
+
+async def test_no_token_of_an_admission_that_a_replica_does_not_know(redis: Redis, log: EventLog) -> None:
+    async with _room(redis, log, FailsOver) as room:
+        await room.call(1)
+        room.before = {key: cast("bytes", await redis.dump(key)) for key in await redis.keys(f"queue:{{{EVENT}}}:*")}
+
+        with pytest.raises(Unavailable, match="lost just now"):
+            await room.claim(1)
+
+        assert (await room.waiting.place(EVENT, 1)).state is PlaceState.READY
+        token = await room.claim(1)
+        assert {token, await room.claim(1)} == {token}
+        assert [len(when) for when in (await story(log)).admitted.values()] == [1]
+
+
+class LetsLeave(FactPublisher):
+    """The owner gives up on another device while the log is asked."""
+
+    async def told(self, event_id: int) -> None:
+        room: Room = self.room  # type: ignore[attr-defined] # set by Room
+        await room.waiting.leave(event_id, 1)
+        await super().told(event_id)
+
+
+async def test_no_token_of_an_admission_that_was_given_up_meanwhile(redis: Redis, log: EventLog) -> None:
+    async with _room(redis, log, LetsLeave) as room:
+        await room.call(1)
+        with pytest.raises(Unavailable):
+            await room.claim(1)
+        with pytest.raises(PlaceNotReady):
             await room.claim(1)
 
 
