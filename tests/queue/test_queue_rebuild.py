@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import redis as blocking
@@ -62,9 +62,18 @@ async def writer(log: EventLog) -> AsyncIterator[EventLogWriter]:
         yield opened
 
 
-def _rebuilder(redis: Redis, log: EventLog, writer: EventLogWriter) -> Rebuilder:
-    book = LineBook(log, writer)
-    return Rebuilder(RestoreStore(redis), book, NoDraw(), grace=timedelta(seconds=10), limit=timedelta(minutes=5))
+def _commitment(event_id: int) -> bytes:
+    return b"%032d" % event_id
+
+
+def _rebuilder(redis: Redis, log: EventLog, writer: EventLogWriter, store: RestoreStore | None = None) -> Rebuilder:
+    return Rebuilder(
+        store or RestoreStore(redis),
+        LineBook(log, writer, _commitment),
+        NoDraw(),
+        grace=timedelta(seconds=10),
+        limit=timedelta(minutes=5),
+    )
 
 
 async def _line(redis: Redis) -> dict[bytes, bytes]:
@@ -152,7 +161,7 @@ async def test_who_had_left_the_line_is_where_they_were(redis: Redis, log: Event
 async def test_a_line_comes_back_with_the_rules_that_an_operator_set(
     redis: Redis, log: EventLog, writer: EventLogWriter
 ) -> None:
-    rebuilder, book = _rebuilder(redis, log, writer), LineBook(log, writer)
+    rebuilder, book = _rebuilder(redis, log, writer), LineBook(log, writer, _commitment)
     await rebuilder.ensure(EVENT)
     await book.runs(EVENT, replace(POLICY, inside_cap=7))
     await book.runs(EVENT, replace(POLICY, inside_cap=8, mode=Mode.HOLD))
@@ -172,7 +181,7 @@ async def test_while_the_log_is_away_no_line_begins(redis: Redis, writer: EventL
     assert await _line(redis) == {}
     async with open_event_log("redis://127.0.0.1:1/0") as away, away.writer() as cut_off:
         with pytest.raises(EventLogUnavailable):
-            await LineBook(away, cut_off).begins(EVENT, datetime.now(UTC))
+            await LineBook(away, cut_off, _commitment).begins(EVENT, datetime.now(UTC))
 
 
 async def test_any_number_of_processes_build_a_line_once(
@@ -191,13 +200,18 @@ async def test_any_number_of_processes_build_a_line_once(
 async def _two_attempts(redis: Redis, other_redis: Redis) -> tuple[list[bool], int]:
     """One has written a part when the other begins; then each goes on in turn. What was done, and who is there."""
     one, other = RestoreStore(redis), RestoreStore(other_redis)
-    first = cast("str", await one.begin(EVENT))
-    done = [await one.write(EVENT, first, _part(0, 600))]
-    second = cast("str", await other.begin(EVENT))
-    done.append(await one.write(EVENT, first, _part(600, 1201)))
-    done.append(await one.open(EVENT, first, LOST, History(), NO_RULES))
-    done.append(await other.write(EVENT, second, PEOPLE))
-    done.append(await other.open(EVENT, second, LOST, History(), NO_RULES))
+    async with one.lock(EVENT) as first:
+        assert first
+        assert await one.begin(EVENT, first)
+        done = [await one.write(EVENT, first, _part(0, 600))]
+        await redis.delete(line_key(EVENT, "rebuild"))  # it stood still for longer than the lock holds
+        async with other.lock(EVENT) as second:
+            assert second
+            assert await other.begin(EVENT, second)
+            done.append(await one.write(EVENT, first, _part(600, 1201)))
+            done.append(await one.open(EVENT, first, LOST, History(), NO_RULES))
+            done.append(await other.write(EVENT, second, PEOPLE))
+            done.append(await other.open(EVENT, second, LOST, History(), NO_RULES))
     return done, await cast("Any", redis.hlen(line_key(EVENT, "places")))
 
 
@@ -226,11 +240,100 @@ async def test_control_without_the_name_of_the_attempt_half_a_line_is_opened(
 
 async def test_a_line_that_was_built_is_not_cleared(redis: Redis) -> None:
     store = RestoreStore(redis)
-    attempt = cast("str", await store.begin(EVENT))
-    assert await store.open(EVENT, attempt, LOST, History(), NO_RULES)
+    async with store.lock(EVENT) as attempt:
+        assert attempt
+        assert await store.begin(EVENT, attempt)
+        assert await store.open(EVENT, attempt, LOST, History(), NO_RULES)
 
-    assert await store.begin(EVENT) is None
-    assert not await store.write(EVENT, attempt, PEOPLE)
+    async with store.lock(EVENT) as again:
+        assert again
+        assert not await store.begin(EVENT, again)
+        assert not await store.write(EVENT, attempt, PEOPLE)
+
+
+async def _begun_by_who_came_late(redis: Redis, other_redis: Redis) -> tuple[bool, int]:
+    """One stood still before it began, and another has the lock and has written. Whether the first begins; who is there."""
+    one, other = RestoreStore(redis), RestoreStore(other_redis)
+    async with one.lock(EVENT) as first:
+        assert first
+        await redis.delete(line_key(EVENT, "rebuild"))
+        async with other.lock(EVENT) as second:
+            assert second
+            assert await other.begin(EVENT, second)
+            assert await other.write(EVENT, second, PEOPLE)
+            begun = await one.begin(EVENT, first)
+    return begun, await cast("Any", redis.hlen(line_key(EVENT, "places")))
+
+
+async def test_who_lost_the_lock_does_not_clear_what_its_successor_wrote(redis: Redis, other_redis: Redis) -> None:
+    assert await _begun_by_who_came_late(redis, other_redis) == (False, len(PEOPLE))
+
+
+async def test_control_without_the_name_in_the_lock_it_does(
+    redis: Redis, other_redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    guard = "if redis.call('GET', rebuild) ~= attempt then return 0 end"
+    support.without_guard(monkeypatch, tmp_path, store_module, "_BEGIN", guard)
+
+    assert await _begun_by_who_came_late(redis, other_redis) == (True, 0)
+
+
+class Slow(RestoreStore):
+    """Takes five times as long to write as a lock holds."""
+
+    begun: ClassVar[list[str]] = []
+
+    async def begin(self, event_id: int, attempt: str) -> bool:
+        self.begun.append(attempt)
+        return await super().begin(event_id, attempt)
+
+    async def write(self, event_id: int, attempt: str, places: Iterable[SpentPlace]) -> bool:
+        for place in list(places)[:30]:
+            await asyncio.sleep(0.05)
+            if not await super().write(event_id, attempt, [place]):
+                return False
+        return True
+
+
+async def _slow_rebuilds(
+    redis: Redis, log: EventLog, writer: EventLogWriter, monkeypatch: pytest.MonkeyPatch
+) -> tuple[bool, int]:
+    """Three processes rebuild what takes long. Whether the line is there after five seconds, by how many attempts."""
+    monkeypatch.setattr(store_module, "_LOCK", timedelta(milliseconds=300))
+    monkeypatch.setattr(Slow, "begun", [])
+    await _rebuilder(redis, log, writer).ensure(EVENT)
+    await _tell(writer, *(_called(user, user) for user in range(1, 101)))
+    await redis.flushdb()
+    rebuilders = [_rebuilder(redis, log, writer, Slow(redis)) for _ in range(3)]
+    for each in rebuilders:
+        each.nudge(EVENT)
+    try:
+        await support.eventually(lambda: Slow(redis).is_built(EVENT), within=timedelta(seconds=5))
+    except AssertionError:
+        return False, len(Slow.begun)
+    finally:
+        await asyncio.gather(*(each.aclose() for each in rebuilders))
+    return True, len(Slow.begun)
+
+
+async def test_a_line_that_takes_long_to_rebuild_is_rebuilt_once(
+    redis: Redis, log: EventLog, writer: EventLogWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await _slow_rebuilds(redis, log, writer, monkeypatch) == (True, 1)
+
+
+async def test_control_without_renewing_the_lock_it_is_never_rebuilt(
+    redis: Redis, log: EventLog, writer: EventLogWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> None:
+        """The lock ends after its time."""
+
+    monkeypatch.setattr(RestoreStore, "_keep", never)
+
+    built, attempts = await _slow_rebuilds(redis, log, writer, monkeypatch)
+
+    assert not built
+    assert attempts > 3
 
 
 class Catalog:

@@ -93,20 +93,16 @@ class Rebuilder:
 
     async def rebuild(self, event_id: int) -> bool:
         """Builds the line as the event log tells it; false when another process is at it, or was first."""
-        if not await self._store.lock(event_id):
-            return False
-        try:
-            return await self._rebuild(event_id)
-        except BaseException:
-            await self._store.unlock(event_id)
-            raise
+        async with self._store.lock(event_id) as attempt:
+            return attempt is not None and await self._rebuild(event_id, attempt)
 
-    async def _rebuild(self, event_id: int) -> bool:
+    async def _rebuild(self, event_id: int, attempt: str) -> bool:
         began = asyncio.get_running_loop().time()
         memory = await self._book.memory(event_id)
         history = await self._history(event_id, memory)
-        attempt = await self._store.begin(event_id)
-        if attempt is None or not await self._write(event_id, attempt, memory, history):
+        if not await self._store.begin(event_id, attempt):
+            return False
+        if not await self._write(event_id, attempt, memory, history):
             return False
         outcome = "new" if memory.since is None else "restored"
         metrics.QUEUE_REBUILDS.labels(outcome).inc()

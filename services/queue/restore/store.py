@@ -1,15 +1,19 @@
 """Writes a line back into Redis: while a line is not built, the scripts of the line refuse to serve it."""
 
+import asyncio
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
+from services.common.cancellation import cancel
 from services.common.lua import Args, Script
 from services.queue.line.keys import line_key, line_keys
 from services.queue.line.times import span_ms
@@ -19,11 +23,13 @@ _LUA: Final = Path(__file__).with_name("lua")
 _BEGIN: Final = Script.load(_LUA / "begin_rebuild.lua")
 _PLACES: Final = Script.load(_LUA / "restore_places.lua")
 _OPEN: Final = Script.load(_LUA / "open_line.lua")
+_KEEP_LOCK: Final = Script.load(_LUA / "keep_lock.lua")
 
 # Places written in one run: a few milliseconds of Redis.
 _CHUNK: Final = 500
-# Who dies at it is followed after this time. A line that takes longer to read is read twice, which harms nothing.
+# Who dies at it is followed after this time; who lives renews the lock three times as often.
 _LOCK: Final = timedelta(seconds=10)
+_RENEWALS: Final = 3
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -48,24 +54,43 @@ class RestoreStore:
         """Whether the line is there."""
         return bool(await self._redis.hexists(line_key(event_id, "line"), "built"))
 
-    async def lock(self, event_id: int) -> bool:
-        """Asks to be the one who rebuilds. Only saves the others the work: `attempt` keeps two from mixing."""
-        return bool(await self._redis.set(line_key(event_id, "rebuild"), "1", nx=True, px=span_ms(_LOCK)))
+    @asynccontextmanager
+    async def lock(self, event_id: int) -> AsyncGenerator[str | None, None]:
+        """Asks to be the one who rebuilds: the name of this attempt, or None when another has the lock.
 
-    async def unlock(self, event_id: int) -> None:
-        """Lets another try at once, after a failure."""
-        await self._redis.delete(line_key(event_id, "rebuild"))
+        The lock is kept for as long as the context lasts and this process lives, and given up at its end.
+        """
+        attempt = secrets.token_hex(8)
+        if not await self._redis.set(line_key(event_id, "rebuild"), attempt, nx=True, px=span_ms(_LOCK)):
+            yield None
+            return
+        keeping = asyncio.get_running_loop().create_task(self._keep(event_id, attempt))
+        try:
+            yield attempt
+        finally:
+            await cancel([keeping])
+            with suppress(RedisError):  # then it ends by itself
+                await self._hold(event_id, attempt, timedelta())
+
+    async def _keep(self, event_id: int, attempt: str) -> None:
+        held = True
+        while held:
+            await asyncio.sleep(_LOCK.total_seconds() / _RENEWALS)
+            with suppress(RedisError):  # the next renewal may still be in time
+                held = await self._hold(event_id, attempt, _LOCK)
+
+    async def _hold(self, event_id: int, attempt: str, span: timedelta) -> bool:
+        args: Args = {"attempt": attempt, "ttl_ms": span_ms(span)}
+        return bool(await _KEEP_LOCK.call(self._redis, keys=line_keys(_KEEP_LOCK, event_id), args=args))
 
     async def now(self) -> datetime:
         """The time on Redis' clock."""
         seconds, micros = await self._redis.time()
         return _EPOCH + timedelta(seconds=seconds, microseconds=micros)
 
-    async def begin(self, event_id: int) -> str | None:
-        """Clears what may be left of the line and names this attempt; None when the line is built."""
-        attempt = secrets.token_hex(8)
-        answer: Any = await _BEGIN.call(self._redis, keys=line_keys(_BEGIN, event_id), args={"attempt": attempt})
-        return attempt if answer[0] else None
+    async def begin(self, event_id: int, attempt: str) -> bool:
+        """Clears what may be left of the line; false when it is built, or another attempt has the lock. Atomic."""
+        return bool(await _BEGIN.call(self._redis, keys=line_keys(_BEGIN, event_id), args={"attempt": attempt}))
 
     async def write(self, event_id: int, attempt: str, places: Iterable[SpentPlace]) -> bool:
         """Puts back those who left the line; false when another attempt has begun or ended."""
