@@ -178,6 +178,23 @@ async def test_a_lost_place_of_the_draw_comes_back_with_what_was_drawn(redis: Re
     assert (await join(store, 4, proof=Proof(0, 7))).score > 1 << 50  # not on the list
 
 
+@pytest.mark.parametrize("shown", ["nothing", "entered", "drawn"])
+async def test_who_was_drawn_can_leave_before_they_are_back_and_for_good(redis: Redis, shown: str) -> None:
+    store = await _open_list(redis)
+    await join(store, 1, sale=SCHEDULED)
+    scores = await _hold(redis, [1])
+    await redis.delete(USERS)
+
+    assert await store.leave(EVENT, 1)
+    assert not await store.leave(EVENT, 1)
+
+    assert await state(store, 1) is PlaceState.LEFT
+    assert [fact.kind for fact in await store.unpublished(EVENT, 9)] == [FactKind.LEFT]
+    proofs = {"entered": Proof(0, 7), "drawn": Proof(scores[1], 7)}
+    again = await join(store, 1, proof=proofs.get(shown))
+    assert (again.outcome, again.score > 1 << 50) == ("joined", True)
+
+
 async def test_where_the_list_was_lost_a_signed_place_of_the_draw_is_believed(redis: Redis) -> None:
     store = await _open_list(redis)
     await _hold(redis, [])

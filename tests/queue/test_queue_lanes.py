@@ -187,10 +187,14 @@ async def test_a_lane_of_the_draw_has_people_too(redis: Redis) -> None:
     await redis.hset(line_key(EVENT, "lanes"), "1", "2")
 
     policy = await store.policy(EVENT)
+    fewer = Policy(policy.mode, 1, 1, policy.claim_window, policy.admission, LANES[:2])
     with pytest.raises(LanesInvalid):
-        await store.set_policy(
-            EVENT, Policy(policy.mode, 1, 1, policy.claim_window, policy.admission, LANES[:2]), {"lanes"}
-        )
+        await store.set_policy(EVENT, fewer, {"lanes"})
+
+    # Who leaves an open list takes their lane along.
+    await store.leave(EVENT, 1)
+    _, after = await store.set_policy(EVENT, fewer, {"lanes"})
+    assert after.lanes == LANES[:2]
 
 
 @pytest.mark.parametrize(

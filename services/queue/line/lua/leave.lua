@@ -26,6 +26,8 @@ local users, lane_1, lane_2, lane_3 = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lanes, entrants, ready, admitted, places = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local missed, changed, line, draw, outbox = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local user_id = ARGV[1]
+-- Drawn scores have 50 bits: with this on record nothing that was drawn is lived any more.
+local HIGHEST_DRAWN = '1125899906842623'
 local sets = {[0] = users, lane_1, lane_2, lane_3}
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -34,14 +36,19 @@ if redis.call('HEXISTS', line, 'built') == 0 then return {0, 'NOT_BUILT'} end
 local record = redis.call('HGET', places, user_id)
 local closed, held = unpack(redis.call('HMGET', draw, 'closed_ms', 'held_ms'))
 local lane = tonumber(redis.call('HGET', lanes, user_id) or 0)
-local in_draw = not record and not held and redis.call('ZSCORE', entrants, user_id)
+local entered = not record and redis.call('ZSCORE', entrants, user_id)
+local in_draw = entered and not held
+-- Who was drawn and has no place, has not come back since the line was lost.
 local score = in_draw and '0' or redis.call('ZSCORE', sets[lane], user_id)
-  or string.match(record or '', '^[RAM]:(%d+):')
+  or string.match(record or '', '^[RAM]:(%d+):') or (entered and HIGHEST_DRAWN)
 if not score then return {1, 0} end
 
 score = string.format('%.0f', score)
 -- A closed list stays as it is: this record, with score 0, says that the entrant gave up.
-if in_draw and not closed then redis.call('ZREM', entrants, user_id) end
+if in_draw and not closed then
+  redis.call('ZREM', entrants, user_id)
+  redis.call('HDEL', lanes, user_id)
+end
 for _, set in ipairs({sets[lane], ready, admitted, missed}) do redis.call('ZREM', set, user_id) end
 redis.call('HSET', places, user_id, 'L:' .. score .. ':0:' .. now_ms .. ':0')
 redis.call('ZADD', changed, now_ms, user_id)
