@@ -151,7 +151,9 @@ QUEUE_JUMPERS: Final = Gauge("boxoffice_queue_jumpers", "People admitted out of 
 QUEUE_EVENT_FAILURES: Final = Counter(
     "boxoffice_queue_event_failures_total", "Failures of a loop that concern one event", ("task",)
 )
-_begin_at_zero(QUEUE_EVENT_FAILURES, "accuracy", "admission", "digest", "draw", "facts", "foresight", "watchers")
+_begin_at_zero(
+    QUEUE_EVENT_FAILURES, "accuracy", "admission", "digest", "draw", "facts", "foresight", "promise", "watchers"
+)
 # Leases of events by how this process stands to them: held, other (another process ticks the event), unfenced (no
 # majority of the lease nodes answers; the line is ticked all the same).
 QUEUE_LEASES: Final = Gauge("boxoffice_queue_leases", "Leases of events, by standing of this process", ("standing",))

@@ -41,6 +41,7 @@ from services.queue.draw.desk import DrawDesk
 from services.queue.draw.holder import DrawHolder
 from services.queue.draw.log import DrawLog
 from services.queue.draw.outcome import Seeds
+from services.queue.draw.promises import Promises
 from services.queue.draw.store import DrawStore
 from services.queue.line.store import LineStore
 from services.queue.office import Office
@@ -69,11 +70,14 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     reader = reader_of(DigestStore(redis), store, catalog)
     judge, digests = AccuracyLog(reader), DigestFeed(reader)
     publisher = FactPublisher(store, writer, judge.heard)
-    draws, seeds, draw_store = DrawLog(log, writer), Seeds(settings.draw_secret_bytes()), DrawStore(redis)
-    book = DrawBook(draw_store, draws, seeds)
-    holder = DrawHolder(draw_store, draws, seeds)
+    seeds = Seeds(settings.draw_secret_bytes())
+    drawing = DrawStore(redis), DrawLog(log, writer), Promises(log, writer, seeds)
+    book, holder = DrawBook(*drawing), DrawHolder(*drawing)
     lifecycle.defer(holder.close)
-    line_book, place_keys = LineBook(log, writer), KeyRing.parse(settings.place_keys.get_secret_value())
+    line_book, place_keys = (
+        LineBook(log, writer, seeds.commitment),
+        KeyRing.parse(settings.place_keys.get_secret_value()),
+    )
     rebuilder = Rebuilder(RestoreStore(redis), line_book, book, grace=grace, limit=limit)
     lifecycle.defer(rebuilder.aclose)
     office = Office(store, catalog, rebuilder, line_book, place_keys)

@@ -10,12 +10,13 @@ from redis.asyncio import Redis
 
 from services.common import draw
 from services.common.eventlog import EventLog, open_event_log
-from services.common.eventlog.topics import QUEUE_DRAWS
+from services.common.eventlog.topics import QUEUE_DRAWS, QUEUE_LINES
 from services.common.redis import open_redis
 from services.queue.draw.book import DrawBook
 from services.queue.draw.holder import DrawHolder
 from services.queue.draw.log import DrawLog
 from services.queue.draw.outcome import Seeds
+from services.queue.draw.promises import Promises
 from services.queue.draw.store import DrawStore
 from services.queue.line.domain import Sale
 from services.queue.line.keys import line_key
@@ -35,16 +36,18 @@ class House:
     log: EventLog
     store: DrawStore
     draws: DrawLog
+    promises: Promises
     holder: DrawHolder
     book: DrawBook
 
 
 @asynccontextmanager
-async def house(redis_url: str, log_url: str = "") -> AsyncIterator[House]:
+async def house(redis_url: str, log_url: str = "", secret: bytes = SECRET) -> AsyncIterator[House]:
     async with open_redis(redis_url) as redis, open_event_log(log_url or redis_url) as log, log.writer() as writer:
-        await log.create_topics({QUEUE_DRAWS: 1})
-        store, draws, seeds = DrawStore(redis), DrawLog(log, writer), Seeds(SECRET)
-        yield House(redis, log, store, draws, DrawHolder(store, draws, seeds), DrawBook(store, draws, seeds))
+        await log.create_topics({QUEUE_DRAWS: 1, QUEUE_LINES: 1})
+        store, draws, promises = DrawStore(redis), DrawLog(log, writer), Promises(log, writer, Seeds(secret))
+        holder, book = DrawHolder(store, draws, promises), DrawBook(store, draws, promises)
+        yield House(redis, log, store, draws, promises, holder, book)
 
 
 async def build(redis: Redis, event_id: int = EVENT) -> None:

@@ -147,9 +147,12 @@ async def test_a_draw_from_the_first_join_to_the_proof(stub: rpc.QueueServiceAsy
         "entered": promise["entered"],
         "commitment": before.commitment,
         "in_draw": True,
+        "iat": promise["iat"],
     }
+    assert datetime.now(UTC).timestamp() - 60 < promise["iat"] <= datetime.now(UTC).timestamp()
     kept = {"score": scores[7], "list_digest": digest.hex()}
-    assert await _receipt(stub, 7) == promise | kept
+    receipt = await _receipt(stub, 7)
+    assert receipt == promise | kept | {"iat": receipt["iat"]}
     # Who comes later stands behind all of them, and is in no draw.
     late = await _join(stub, 40)
     assert late.place.score > max(scores.values())

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
+from services.common import draw
 from services.common.eventlog import EventLogUnavailable
 from services.common.eventlog.topics import QUEUE_DRAWS
 from services.queue.draw.entrants import Entrants, ascending
@@ -19,6 +20,7 @@ from tests.queue.draws import (
     JOINED_US,
     LATER,
     SALE,
+    SECRET,
     House,
     build,
     enter,
@@ -176,14 +178,14 @@ async def test_control_without_the_log_a_second_reading_decides_otherwise(
     await here.holder._decide(EVENT, SALE, closed)
     await _lose(here.redis, dict(list(everyone.items())[50:]))
 
-    async def nothing(event_id: int) -> None:
-        del event_id
+    async def nothing(*_: Any) -> None:
+        pass
 
-    async def own(event_id: int) -> Any:
+    async def own(event_id: int, _since: Any) -> Any:
         entrants = await there.store.entrants(event_id)
         again = await there.store.close(event_id, SALE.open_time)
         assert again
-        return await there.holder._outcome(event_id, again, entrants), entrants
+        return await there.holder._outcome(draw.seed(SECRET, event_id), again, entrants), entrants
 
     monkeypatch.setattr(there.draws, "find", nothing)
     monkeypatch.setattr(there.draws, "decided", own)
@@ -235,7 +237,7 @@ async def test_control_who_goes_on_with_their_own_attempt_disagrees(
             kept[event_id] = (outcome, Entrants())
             await append(event_id, attempt, outcome)
 
-        async def own(event_id: int, kept: Any = written) -> Any:
+        async def own(event_id: int, _since: Any, kept: Any = written) -> Any:
             return kept[event_id]
 
         monkeypatch.setattr(holder.draws, "append_outcome", remember)

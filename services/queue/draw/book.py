@@ -9,10 +9,11 @@ from cachetools import LRUCache, TTLCache
 from services.common import draw
 from services.queue.draw.entrants import PART, Entrants
 from services.queue.draw.log import DrawLog
-from services.queue.draw.outcome import DrawNotHeld, DrawView, Outcome, Seeds
+from services.queue.draw.outcome import DrawNotHeld, DrawView, LineLost, Outcome
+from services.queue.draw.promises import Promises
 from services.queue.draw.store import DrawStore
 
-# A held draw never changes. A thousand of them take a few hundred kB.
+# A thousand draws take a few hundred kB.
 _OUTCOMES: Final = 1_000
 # Anyone may ask how far a draw is; Redis is asked once a second for each event.
 _FRESH_SECONDS: Final = 1.0
@@ -23,39 +24,44 @@ _LISTS: Final = 4
 class DrawBook:
     """The draws of all events. Methods raise RedisError or EventLogUnavailable when what they need is away."""
 
-    def __init__(self, store: DrawStore, log: DrawLog, seeds: Seeds) -> None:
+    def __init__(self, store: DrawStore, log: DrawLog, promises: Promises) -> None:
         self._store = store
         self._log = log
-        self._seeds = seeds
+        self._promises = promises
         self._held: LRUCache[int, DrawView] = LRUCache(_OUTCOMES)
         self._fresh: TTLCache[int, DrawView] = TTLCache(_OUTCOMES, _FRESH_SECONDS, time.monotonic)
-        self._lists: LRUCache[int, Entrants] = LRUCache(_LISTS)
+        self._lists: LRUCache[bytes, Entrants] = LRUCache(_LISTS)
         self._loading = asyncio.Lock()
 
-    def commitment(self, event_id: int) -> bytes:
-        """SHA-256 of the event's seed, which is told from the first day."""
-        return self._seeds.commitment(event_id)
+    async def commitment(self, event_id: int) -> bytes:
+        """SHA-256 of the event's seed, as it was promised: the same for ever, whatever came of the draw."""
+        outcome = await self.outcome(event_id)
+        if outcome is None:
+            return await self._promises.commitment(event_id)
+        # A draw that is older than its promise must not be given one of today's secret.
+        return await self._promises.find(event_id) or draw.commitment(outcome.seed)
 
     async def view(self, event_id: int) -> DrawView:
-        """How far the draw is, at most a second old; from the moment it is held, all of it, for ever."""
-        known = self._held.get(event_id) or self._fresh.get(event_id)
-        return known or await self._look(event_id)
+        """How far the draw is, at most a second old; all of it from the moment it is held."""
+        return self._fresh.get(event_id) or await self._look(event_id)
 
     async def _look(self, event_id: int) -> DrawView:
-        view = await self._store.look(event_id, self.commitment(event_id))
+        """As Redis tells it, unless the line is lost: then what was known of the draw before, until it is rebuilt."""
+        view, is_built = await self._store.look(event_id)
+        if not is_built:
+            view = self._held.get(event_id, view)
         if view.outcome is None:
-            self._fresh[event_id] = view
+            self._held.pop(event_id, None)
         else:
-            # Of the seed that was used: the secret may have been changed since.
-            view = DrawView(
-                view.state, draw.commitment(view.outcome.seed), view.entrant_count, view.close_time, view.outcome
-            )
             self._held[event_id] = view
+        self._fresh[event_id] = view
         return view
 
     async def outcome(self, event_id: int) -> Outcome | None:
         """What the draw came to; None until it is held."""
-        known = self._held.get(event_id) or await self._look(event_id)
+        known = self._fresh.get(event_id)
+        if known is None or known.outcome is None:
+            known = await self._look(event_id)
         return known.outcome
 
     async def key(self, event_id: int) -> bytes | None:
@@ -69,14 +75,14 @@ class DrawBook:
         The draw then counts as held, with the list that it was held with: people come back to their places one by one.
         To be called before the line is declared whole. Safe to repeat.
         """
-        found = await self._log.find(event_id)
+        found = await self._log.find(event_id, await self._promises.earliest(event_id))
         if found is None:
             return False
         outcome, entrants = found
         await self._store.take_over(event_id, entrants, [], outcome.close_time)
         await self._store.save_list(event_id, entrants)
         await self._store.decide(event_id, outcome, held=True)
-        self._lists[event_id] = entrants
+        self._lists[outcome.list_digest] = entrants
         return True
 
     async def entrants(self, event_id: int, start: int, size: int) -> tuple[list[int], list[int]]:
@@ -91,13 +97,16 @@ class DrawBook:
         saved = await self._store.saved(event_id, first, (stop - 1) // PART)
         if saved is not None:
             return saved.slice(start - first * PART, stop - first * PART)
-        return (await self._load(event_id)).slice(start, stop)
+        return (await self._load(event_id, outcome)).slice(start, stop)
 
-    async def _load(self, event_id: int) -> Entrants:
+    async def _load(self, event_id: int, outcome: Outcome) -> Entrants:
         """The list from the event log, and back into Redis; once for all who want to read it."""
         async with self._loading:
-            if event_id not in self._lists:
-                _, entrants = await self._log.decided(event_id)
+            if outcome.list_digest not in self._lists:
+                since = await self._promises.earliest(event_id)
+                decided, entrants = await self._log.decided(event_id, since)
                 await self._store.save_list(event_id, entrants)
-                self._lists[event_id] = entrants
-            return self._lists[event_id]
+                self._lists[decided.list_digest] = entrants
+                if decided.list_digest != outcome.list_digest:
+                    raise LineLost("the event log has another draw than the line")
+            return self._lists[outcome.list_digest]

@@ -8,6 +8,7 @@ from typing import Final
 from boxoffice.queue.v1 import queue_service_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.common.clock import Clock, SystemClock
 from services.common.draw import SCORE_BITS
 from services.common.errors import InvalidArgument
 from services.queue.catalog import EventCatalog
@@ -31,16 +32,19 @@ class DrawDesk:
         catalog: EventCatalog,
         keys: ReceiptKeys,
         place_of: Callable[[int, int], Awaitable[Place]],
+        clock: Clock | None = None,
     ) -> None:
         self._book = book
         self._catalog = catalog
         self._keys = keys
         self._place_of = place_of
+        self._clock = clock or SystemClock()
 
     async def draw(self, event_id: int) -> pb.GetDrawResponse:
         """How far the draw is; all of it once it is held. Raises EventNotFound."""
         await self._catalog.sale(event_id)
-        return _message(event_id, await self._book.view(event_id), self._keys.published())
+        commitment, view = await self._book.commitment(event_id), await self._book.view(event_id)
+        return _message(event_id, commitment, view, self._keys.published())
 
     async def entrants(self, event_id: int, page_size: int, page_token: str) -> pb.ListEntrantsResponse:
         """A page of who took part. Raises EventNotFound, DrawNotHeld, InvalidArgument."""
@@ -57,31 +61,33 @@ class DrawDesk:
         )
 
     async def receipt(self, event_id: int, user_id: int) -> str:
-        """A receipt of someone's place that anyone can verify. Raises EventNotFound, PlaceNotFound."""
+        """A receipt of someone's place as it is now, that anyone can verify. Raises EventNotFound, PlaceNotFound."""
         place = await self._place_of(event_id, user_id)
         if place.state is PlaceState.LEFT:  # nothing was promised to who gave up
             raise PlaceNotFound
         outcome = await self._book.outcome(event_id)
-        view = await self._book.view(event_id)
+        commitment = await self._book.commitment(event_id)
         took_part = place.in_draw or 0 < place.score < 1 << SCORE_BITS
         claims: dict[str, object] = {
             "event_id": event_id,
             "user_id": user_id,
             "lane": place.lane.number,
             "entered": place.join_us,
-            "commitment": view.commitment.hex(),
+            "commitment": commitment.hex(),
             "in_draw": took_part,
+            # What follows may change: people leave, and passes lead into other lanes.
+            "iat": int(self._clock.now().timestamp()),
         }
         if outcome and took_part and not place.in_draw:
             claims |= {"score": place.score, "list_digest": outcome.list_digest.hex()}
         return self._keys.sign(claims)
 
 
-def _message(event_id: int, view: DrawView, keys: list[PublicKey]) -> pb.GetDrawResponse:
+def _message(event_id: int, commitment: bytes, view: DrawView, keys: list[PublicKey]) -> pb.GetDrawResponse:
     message = pb.GetDrawResponse(
         event_id=event_id,
         state=_STATES[view.state],
-        commitment=view.commitment.hex(),
+        commitment=commitment.hex(),
         entrant_count=view.entrant_count,
         receipt_keys=[pb.ReceiptKey(kty="OKP", crv="Ed25519", kid=key.kid, x=key.x) for key in keys],
     )

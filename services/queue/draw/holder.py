@@ -4,6 +4,7 @@ Any number of processes may hold the draw of an event at once, and each may die 
 and comes to the same places. What makes it so:
 
 * the list is closed by one script, and does not change after that;
+* the seed is the one that was promised, or there is no draw;
 * the outcome is the first complete attempt in the event log. Whoever writes one reads back which one was first, even
   after writing its own, and goes on with that;
 * places are given by a script that passes over who has one, or has left;
@@ -24,7 +25,8 @@ from services.common.cancellation import cancel
 from services.common.eventlog.port import EventLogUnavailable
 from services.queue.draw.entrants import Entrants
 from services.queue.draw.log import DrawLog
-from services.queue.draw.outcome import Closed, LineLost, Outcome, Seeds
+from services.queue.draw.outcome import Closed, LineLost, Outcome, PromiseBroken
+from services.queue.draw.promises import Promises
 from services.queue.draw.store import DrawStore
 from services.queue.line.domain import Sale
 
@@ -39,10 +41,10 @@ _log = logging.getLogger(__name__)
 class DrawHolder:
     """Holds draws in the background, one task for each event."""
 
-    def __init__(self, store: DrawStore, log: DrawLog, seeds: Seeds) -> None:
+    def __init__(self, store: DrawStore, log: DrawLog, promises: Promises) -> None:
         self._store = store
         self._log = log
-        self._seeds = seeds
+        self._promises = promises
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def hold(self, event_id: int, sale: Sale) -> None:
@@ -60,7 +62,7 @@ class DrawHolder:
         try:
             await self.run(event_id, sale)
         except Exception as error:  # noqa: BLE001 - whatever failed, the next tick begins again
-            away = isinstance(error, EventLogUnavailable | RedisError | LineLost)
+            away = isinstance(error, EventLogUnavailable | RedisError | LineLost | PromiseBroken)
             metrics.QUEUE_EVENT_FAILURES.labels("draw").inc()
             fields = {"event_id": event_id, "error": type(error).__name__}
             _log.warning(
@@ -73,7 +75,7 @@ class DrawHolder:
     async def run(self, event_id: int, sale: Sale) -> bool:
         """Closes the list if it is time, and holds the draw; false while the list must stay open.
 
-        Raises EventLogUnavailable, RedisError, LineLost: begin again.
+        Raises EventLogUnavailable, RedisError, LineLost, PromiseBroken: begin again.
         """
         closed = await self._store.close(event_id, sale.open_time)
         if closed is None:
@@ -90,19 +92,20 @@ class DrawHolder:
 
     async def _decide(self, event_id: int, sale: Sale, closed: Closed) -> tuple[Outcome, Entrants]:
         # Where nobody takes part, there is little to write twice; what is decided is read back in any case.
-        decided = await self._log.find(event_id) if closed.entrant_count else None
+        since = await self._promises.earliest(event_id)
+        decided = await self._log.find(event_id, since) if closed.entrant_count else None
         if decided is None:
-            attempt = uuid.uuid4().hex
+            attempt, seed = uuid.uuid4().hex, await self._promises.seed(event_id)
             entrants = await self._store.entrants(event_id)
             if await self._store.close(event_id, sale.open_time) != closed or len(entrants) != closed.entrant_count:
                 raise LineLost("the list was lost while it was read")
             await self._log.append_list(event_id, attempt, entrants)
-            await self._log.append_outcome(event_id, attempt, await self._outcome(event_id, closed, entrants))
-            decided = await self._log.decided(event_id)
+            await self._log.append_outcome(event_id, attempt, await self._outcome(seed, closed, entrants))
+            decided = await self._log.decided(event_id, since)
         return decided
 
-    async def _outcome(self, event_id: int, closed: Closed, entrants: Entrants) -> Outcome:
-        digest, seed = draw.ListDigest(), self._seeds.seed(event_id)
+    async def _outcome(self, seed: bytes, closed: Closed, entrants: Entrants) -> Outcome:
+        digest = draw.ListDigest()
         for users, lanes in entrants.parts():
             digest.add(zip(users, lanes, strict=True))
             await asyncio.sleep(0)

@@ -7,7 +7,7 @@ has an outcome, in the order of the log, is the draw, for everyone and for ever.
 import asyncio
 from collections import defaultdict
 from contextlib import aclosing
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Final
 
 from boxoffice.queue.v1 import queue_events_pb2 as pb
@@ -29,10 +29,13 @@ class DrawLog:
         self._log = log
         self._writer = writer
 
-    async def find(self, event_id: int) -> tuple[Outcome, Entrants] | None:
-        """The draw of an event and its list; None while it has none. Raises EventLogUnavailable."""
+    async def find(self, event_id: int, since: datetime | None = None) -> tuple[Outcome, Entrants] | None:
+        """The draw of an event and its list; None while it has none. Raises EventLogUnavailable.
+
+        What was written before `since` is not read: the topic has all draws that ever were.
+        """
         attempts: dict[str, list[pb.DrawEntrants]] = defaultdict(list)
-        async with aclosing(self._log.read_all(QUEUE_DRAWS, key=str(event_id))) as records:
+        async with aclosing(self._log.read_all(QUEUE_DRAWS, key=str(event_id), since=since)) as records:
             async for record in records:
                 told = pb.DrawRecord.FromString(record.value)
                 await asyncio.sleep(0)  # the others go on between two parts of a long list
@@ -61,9 +64,9 @@ class DrawLog:
         entries: list[Entry] = [(str(event_id), record.SerializeToString(), {}) for record in records]
         await self._writer.append_many(QUEUE_DRAWS, entries)
 
-    async def decided(self, event_id: int) -> tuple[Outcome, Entrants]:
-        """The draw of an event of which an attempt was acknowledged. Raises EventLogUnavailable."""
-        found = await self.find(event_id)
+    async def decided(self, event_id: int, since: datetime | None = None) -> tuple[Outcome, Entrants]:
+        """The draw of an event of which an attempt was acknowledged, as `find` does. Raises EventLogUnavailable."""
+        found = await self.find(event_id, since)
         if found is None:  # a broker that took over may not know yet how far it may tell
             raise EventLogUnavailable("an acknowledged draw cannot be read back yet")
         return found

@@ -22,6 +22,15 @@ class LineLost(Exception):
     reason = "UNAVAILABLE"
 
 
+class PromiseBroken(Exception):
+    """The seed at hand is not the one that was promised. No draw is held with it: give the secret back."""
+
+    reason = "UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("the secret of draws is not the one that the commitment of this event was made with")
+
+
 class DrawState(enum.Enum):
     """How far a draw is."""
 
@@ -55,7 +64,6 @@ class DrawView:
     """A draw as anyone may see it: the outcome only once it is held."""
 
     state: DrawState
-    commitment: bytes
     entrant_count: int
     close_time: datetime | None
     outcome: Outcome | None
@@ -72,5 +80,5 @@ class Seeds:
         return draw.seed(self._secret, event_id)
 
     def commitment(self, event_id: int) -> bytes:
-        """What is told from the first day of the event."""
+        """What is promised of the seed."""
         return draw.commitment(self.seed(event_id))

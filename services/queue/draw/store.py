@@ -131,18 +131,19 @@ class DrawStore:
         if not await _HOLD.call(self._redis, line_keys(_HOLD, event_id), {"key": key}):
             raise LineLost("the line was lost while its draw was held")
 
-    async def look(self, event_id: int, commitment: bytes) -> DrawView:
-        """How far the draw is. Nothing of the outcome is told before it is held."""
+    async def look(self, event_id: int) -> tuple[DrawView, bool]:
+        """How far the draw is, and whether its line is there. Nothing of the outcome is told before it is held."""
         async with self._redis.pipeline() as pipe:
             pipe.hgetall(line_key(event_id, "draw"))
             pipe.zcard(line_key(event_id, "entrants"))
-            known, entrant_count = await pipe.execute()
+            pipe.hexists(line_key(event_id, "line"), "built")
+            known, entrant_count, built = await pipe.execute()
         close_time = from_ms(known[b"closed_ms"]) if b"closed_ms" in known else None
         if b"held_ms" in known:
             outcome = _outcome(known)
-            return DrawView(DrawState.HELD, commitment, outcome.entrant_count, close_time, outcome)
+            return DrawView(DrawState.HELD, outcome.entrant_count, close_time, outcome), bool(built)
         state = DrawState.OPEN if close_time is None else DrawState.DRAWING
-        return DrawView(state, commitment, entrant_count, close_time, None)
+        return DrawView(state, entrant_count, close_time, None), bool(built)
 
     async def save_list(self, event_id: int, entrants: Entrants) -> None:
         """Keeps the list for whoever wants to read it. Safe to repeat."""

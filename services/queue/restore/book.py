@@ -1,6 +1,7 @@
 """What the event log knows of a line: that it lives, how it is run, and who was called."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,9 +34,10 @@ class Memory:
 class LineBook:
     """Lines, as the event log remembers them. Every method raises EventLogUnavailable."""
 
-    def __init__(self, log: EventLog, writer: EventLogWriter) -> None:
+    def __init__(self, log: EventLog, writer: EventLogWriter, commitment_of: Callable[[int], bytes]) -> None:
         self._log = log
         self._writer = writer
+        self._commitment_of = commitment_of
 
     async def memory(self, event_id: int) -> Memory:
         """What is remembered of a line. One small topic is read."""
@@ -63,8 +65,12 @@ class LineBook:
         return history
 
     async def begins(self, event_id: int, now: datetime) -> None:
-        """Notes that a line begins to live: whoever finds it empty later knows that it was lost."""
-        await self._append(pb.LineRecord(event_id=event_id, time=packing.stamp(now)))
+        """Notes that a line begins to live, and under which commitment of its draw.
+
+        Whoever finds it empty later knows that it was lost, and whoever has another secret later that it was changed.
+        """
+        commitment = self._commitment_of(event_id)
+        await self._append(pb.LineRecord(event_id=event_id, time=packing.stamp(now), commitment=commitment))
 
     async def runs(self, event_id: int, policy: Policy) -> None:
         """Notes how a line is run from now on."""
