@@ -26,7 +26,7 @@ from boxoffice.queue.v1 import queue_service_pb2 as boxoffice_dot_queue_dot_v1_d
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%boxoffice/queue/v1/queue_events.proto\x12\x12\x62oxoffice.queue.v1\x1a&boxoffice/queue/v1/queue_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x0bQueueEvents\x12.\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1e.boxoffice.queue.v1.QueueEvent\"\xbc\x02\n\nQueueEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\x03\x12\x37\n\x0cplace_called\x18\x04 \x01(\x0b\x32\x1f.boxoffice.queue.v1.PlaceCalledH\x00\x12;\n\x0eplace_admitted\x18\x05 \x01(\x0b\x32!.boxoffice.queue.v1.PlaceAdmittedH\x00\x12\x33\n\nplace_left\x18\x06 \x01(\x0b\x32\x1d.boxoffice.queue.v1.PlaceLeftH\x00\x12\x33\n\nplace_done\x18\x07 \x01(\x0b\x32\x1d.boxoffice.queue.v1.PlaceDoneH\x00\x42\x06\n\x04\x66\x61\x63t\"\x81\x01\n\x0bPlaceCalled\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x35\n\x11\x63laim_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04lane\x18\x03 \x01(\x05\x12\r\n\x05score\x18\x04 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x05 \x01(\x05\"x\n\rPlaceAdmitted\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x39\n\x15\x61\x64mission_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04lane\x18\x03 \x01(\x05\x12\r\n\x05score\x18\x04 \x01(\x03\"9\n\tPlaceLeft\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x0c\n\x04lane\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x03\"9\n\tPlaceDone\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x0c\n\x04lane\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x03\"\xa5\x01\n\nLineRecord\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x06policy\x18\x03 \x01(\x0b\x32\x1f.boxoffice.queue.v1.QueuePolicy\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x03\x12\x12\n\ncommitment\x18\t \x01(\x0c\"\xa4\x01\n\nDrawRecord\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\x12\x34\n\x08\x65ntrants\x18\x03 \x01(\x0b\x32 .boxoffice.queue.v1.DrawEntrantsH\x00\x12\x32\n\x07outcome\x18\x04 \x01(\x0b\x32\x1f.boxoffice.queue.v1.DrawOutcomeH\x00\x42\t\n\x07\x63ontent\"/\n\x0c\x44rawEntrants\x12\x10\n\x08user_ids\x18\x01 \x03(\x03\x12\r\n\x05lanes\x18\x02 \x03(\x05\"\x89\x01\n\x0b\x44rawOutcome\x12.\n\nclose_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rentrant_count\x18\x02 \x01(\x03\x12\x13\n\x0blist_digest\x18\x03 \x01(\x0c\x12\x10\n\x08\x64raw_key\x18\x04 \x01(\x0c\x12\x0c\n\x04seed\x18\x05 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%boxoffice/queue/v1/queue_events.proto\x12\x12\x62oxoffice.queue.v1\x1a&boxoffice/queue/v1/queue_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x0bQueueEvents\x12.\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1e.boxoffice.queue.v1.QueueEvent\"\xbc\x02\n\nQueueEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\x03\x12\x37\n\x0cplace_called\x18\x04 \x01(\x0b\x32\x1f.boxoffice.queue.v1.PlaceCalledH\x00\x12;\n\x0eplace_admitted\x18\x05 \x01(\x0b\x32!.boxoffice.queue.v1.PlaceAdmittedH\x00\x12\x33\n\nplace_left\x18\x06 \x01(\x0b\x32\x1d.boxoffice.queue.v1.PlaceLeftH\x00\x12\x33\n\nplace_done\x18\x07 \x01(\x0b\x32\x1d.boxoffice.queue.v1.PlaceDoneH\x00\x42\x06\n\x04\x66\x61\x63t\"\x81\x01\n\x0bPlaceCalled\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x35\n\x11\x63laim_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04lane\x18\x03 \x01(\x05\x12\r\n\x05score\x18\x04 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x05 \x01(\x05\"x\n\rPlaceAdmitted\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x39\n\x15\x61\x64mission_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04lane\x18\x03 \x01(\x05\x12\r\n\x05score\x18\x04 \x01(\x03\"\x90\x01\n\tPlaceLeft\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x0c\n\x04lane\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x03\x12\x1a\n\x12\x61\x64mission_token_id\x18\x04 \x01(\t\x12\x39\n\x15\x61\x64mission_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x90\x01\n\tPlaceDone\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x0c\n\x04lane\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x03\x12\x1a\n\x12\x61\x64mission_token_id\x18\x04 \x01(\t\x12\x39\n\x15\x61\x64mission_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa5\x01\n\nLineRecord\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x06policy\x18\x03 \x01(\x0b\x32\x1f.boxoffice.queue.v1.QueuePolicy\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x03\x12\x12\n\ncommitment\x18\t \x01(\x0c\"\xa4\x01\n\nDrawRecord\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\x12\x34\n\x08\x65ntrants\x18\x03 \x01(\x0b\x32 .boxoffice.queue.v1.DrawEntrantsH\x00\x12\x32\n\x07outcome\x18\x04 \x01(\x0b\x32\x1f.boxoffice.queue.v1.DrawOutcomeH\x00\x42\t\n\x07\x63ontent\"/\n\x0c\x44rawEntrants\x12\x10\n\x08user_ids\x18\x01 \x03(\x03\x12\r\n\x05lanes\x18\x02 \x03(\x05\"\x89\x01\n\x0b\x44rawOutcome\x12.\n\nclose_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rentrant_count\x18\x02 \x01(\x03\x12\x13\n\x0blist_digest\x18\x03 \x01(\x0c\x12\x10\n\x08\x64raw_key\x18\x04 \x01(\x0c\x12\x0c\n\x04seed\x18\x05 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,16 +41,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLACECALLED']._serialized_end=646
   _globals['_PLACEADMITTED']._serialized_start=648
   _globals['_PLACEADMITTED']._serialized_end=768
-  _globals['_PLACELEFT']._serialized_start=770
-  _globals['_PLACELEFT']._serialized_end=827
-  _globals['_PLACEDONE']._serialized_start=829
-  _globals['_PLACEDONE']._serialized_end=886
-  _globals['_LINERECORD']._serialized_start=889
-  _globals['_LINERECORD']._serialized_end=1054
-  _globals['_DRAWRECORD']._serialized_start=1057
-  _globals['_DRAWRECORD']._serialized_end=1221
-  _globals['_DRAWENTRANTS']._serialized_start=1223
-  _globals['_DRAWENTRANTS']._serialized_end=1270
-  _globals['_DRAWOUTCOME']._serialized_start=1273
-  _globals['_DRAWOUTCOME']._serialized_end=1410
+  _globals['_PLACELEFT']._serialized_start=771
+  _globals['_PLACELEFT']._serialized_end=915
+  _globals['_PLACEDONE']._serialized_start=918
+  _globals['_PLACEDONE']._serialized_end=1062
+  _globals['_LINERECORD']._serialized_start=1065
+  _globals['_LINERECORD']._serialized_end=1230
+  _globals['_DRAWRECORD']._serialized_start=1233
+  _globals['_DRAWRECORD']._serialized_end=1397
+  _globals['_DRAWENTRANTS']._serialized_start=1399
+  _globals['_DRAWENTRANTS']._serialized_end=1446
+  _globals['_DRAWOUTCOME']._serialized_start=1449
+  _globals['_DRAWOUTCOME']._serialized_end=1586
 # @@protoc_insertion_point(module_scope)

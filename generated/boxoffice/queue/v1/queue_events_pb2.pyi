@@ -191,22 +191,32 @@ class PlaceLeft(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     LANE_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    ADMISSION_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    ADMISSION_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     user_id: _builtins.int
     """Who."""
     lane: _builtins.int
     """The lane of the place."""
     score: _builtins.int
     """What ordered the lane."""
+    admission_token_id: _builtins.str
+    """Who was ADMITTED: the id inside of the admission tokens of this place, 16 hex digits. They are not good any more."""
+    @_builtins.property
+    def admission_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Likewise: they would have ended then."""
+
     def __init__(
         self,
         *,
         user_id: _builtins.int = ...,
         lane: _builtins.int = ...,
         score: _builtins.int = ...,
+        admission_token_id: _builtins.str = ...,
+        admission_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission_expire_time", b"admission_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lane", b"lane", "score", b"score", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_expire_time", b"admission_expire_time", "admission_token_id", b"admission_token_id", "lane", b"lane", "score", b"score", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,22 +231,32 @@ class PlaceDone(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     LANE_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    ADMISSION_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    ADMISSION_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     user_id: _builtins.int
     """Who."""
     lane: _builtins.int
     """The lane of the place."""
     score: _builtins.int
     """What ordered the lane."""
+    admission_token_id: _builtins.str
+    """As in PlaceLeft; empty when the admission had run out before."""
+    @_builtins.property
+    def admission_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Likewise."""
+
     def __init__(
         self,
         *,
         user_id: _builtins.int = ...,
         lane: _builtins.int = ...,
         score: _builtins.int = ...,
+        admission_token_id: _builtins.str = ...,
+        admission_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission_expire_time", b"admission_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lane", b"lane", "score", b"score", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_expire_time", b"admission_expire_time", "admission_token_id", b"admission_token_id", "lane", b"lane", "score", b"score", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -42,7 +42,9 @@ class _SaleStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SaleState.V
     SALE_STATE_OPEN: _SaleState.ValueType  # 2
     """People are called."""
     SALE_STATE_HELD: _SaleState.ValueType  # 3
-    """Held by an operator: nobody is called, nobody loses a place."""
+    """Held by an operator: nobody is called, nobody loses a place. READY places can be claimed; their windows do not end
+    before the hold does, and last a whole claim window after it at least. Admissions end when they were told to.
+    """
     SALE_STATE_SOLD_OUT: _SaleState.ValueType  # 4
     """Every seat is sold. Nobody else will be called."""
     SALE_STATE_CLOSED: _SaleState.ValueType  # 5
@@ -62,7 +64,9 @@ SALE_STATE_SCHEDULED: SaleState.ValueType  # 1
 SALE_STATE_OPEN: SaleState.ValueType  # 2
 """People are called."""
 SALE_STATE_HELD: SaleState.ValueType  # 3
-"""Held by an operator: nobody is called, nobody loses a place."""
+"""Held by an operator: nobody is called, nobody loses a place. READY places can be claimed; their windows do not end
+before the hold does, and last a whole claim window after it at least. Admissions end when they were told to.
+"""
 SALE_STATE_SOLD_OUT: SaleState.ValueType  # 4
 """Every seat is sold. Nobody else will be called."""
 SALE_STATE_CLOSED: SaleState.ValueType  # 5
@@ -151,7 +155,9 @@ class Place(_message.Message):
     total_waiting: _builtins.int
     """People in line, in all lanes, or in the draw."""
     eta_p50_seconds: _builtins.int
-    """Half of the people at this position are called within this time."""
+    """Half of the people at this position are called within this time; while the line is HELD, within this time of the end
+    of the hold, which nobody knows yet. The same holds for the other two.
+    """
     eta_p90_seconds: _builtins.int
     """Nine in ten are called within this time. Eight in ten are called between `eta_p10_seconds` and this."""
     seats_left: _builtins.int
@@ -180,7 +186,7 @@ class Place(_message.Message):
 
     @_builtins.property
     def claim_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """READY: claim before this."""
+        """READY: claim before this. Moves on while the line is HELD, and when the hold ends."""
 
     @_builtins.property
     def admission_expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -246,7 +252,7 @@ class QueuePolicy(_message.Message):
         MODE_OPEN: QueuePolicy._Mode.ValueType  # 1
         """People join and are called."""
         MODE_HOLD: QueuePolicy._Mode.ValueType  # 2
-        """People join, nobody is called."""
+        """People join, nobody is called, and no claim window ends. See SALE_STATE_HELD."""
         MODE_DRAIN: QueuePolicy._Mode.ValueType  # 3
         """Nobody joins, people are called until the line is empty."""
 
@@ -258,7 +264,7 @@ class QueuePolicy(_message.Message):
     MODE_OPEN: QueuePolicy.Mode.ValueType  # 1
     """People join and are called."""
     MODE_HOLD: QueuePolicy.Mode.ValueType  # 2
-    """People join, nobody is called."""
+    """People join, nobody is called, and no claim window ends. See SALE_STATE_HELD."""
     MODE_DRAIN: QueuePolicy.Mode.ValueType  # 3
     """Nobody joins, people are called until the line is empty."""
 
@@ -312,7 +318,7 @@ class Lane(_message.Message):
     lane: _builtins.int
     """0 to 3; 0 is the general lane."""
     name: _builtins.str
-    """What people are told, at most 40 characters."""
+    """What people are told: 1 to 40 printable characters."""
     weight: _builtins.int
     """How many are called from this lane, relative to the others that have someone waiting. 1 to 1,000."""
     def __init__(
@@ -485,7 +491,7 @@ class BatchJoinQueueItem(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.int
-    """The account that asks, as the edge authenticated it."""
+    """The account that asks, as the edge authenticated it: 1 to 2^53 - 1."""
     traceparent: _builtins.str
     """W3C trace context of the request."""
     client_address: _builtins.str
@@ -1337,7 +1343,7 @@ class IssueLanePassesRequest(_message.Message):
     """1 to 3."""
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """1 to 1,000 accounts."""
+        """1 to 1,000 accounts, each 1 to 2^53 - 1."""
 
     def __init__(
         self,

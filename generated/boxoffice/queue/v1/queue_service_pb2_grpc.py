@@ -171,14 +171,17 @@ class QueueServiceServicer:
     def ClaimPlace(self, request, context):
         """Turns a READY place into an admission: the token with which seats can be reserved.
 
-        Errors: PLACE_NOT_FOUND, PLACE_NOT_READY. Idempotent while ADMITTED: a repeat answers a token with the same end.
+        A hold keeps nobody from claiming. Idempotent while ADMITTED: a repeat answers a token with the same end.
+
+        Errors: PLACE_NOT_FOUND, PLACE_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LeaveQueue(self, request, context):
-        """Gives the caller's place up, at once. Idempotent: leaving without a place succeeds.
+        """Gives the caller's place up, at once. The token of an admission stops being good about a second later.
+        Idempotent: leaving without a place succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -77,10 +77,14 @@ class QueueServiceStub:
     ClaimPlace: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ClaimPlaceRequest, _queue_service_pb2.ClaimPlaceResponse]
     """Turns a READY place into an admission: the token with which seats can be reserved.
 
-    Errors: PLACE_NOT_FOUND, PLACE_NOT_READY. Idempotent while ADMITTED: a repeat answers a token with the same end.
+    A hold keeps nobody from claiming. Idempotent while ADMITTED: a repeat answers a token with the same end.
+
+    Errors: PLACE_NOT_FOUND, PLACE_NOT_READY.
     """
     LeaveQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.LeaveQueueRequest, _queue_service_pb2.LeaveQueueResponse]
-    """Gives the caller's place up, at once. Idempotent: leaving without a place succeeds."""
+    """Gives the caller's place up, at once. The token of an admission stops being good about a second later.
+    Idempotent: leaving without a place succeeds.
+    """
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetReceiptRequest, _queue_service_pb2.GetReceiptResponse]
     """A receipt of the caller's place that anyone can verify: a JWS (EdDSA) with a key that GetDraw publishes. It says who
     entered which line and when, and under which commitment; after the draw, with which place. It is as of the time at which
@@ -157,10 +161,14 @@ class QueueServiceAsyncStub(QueueServiceStub):
     ClaimPlace: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ClaimPlaceRequest, _queue_service_pb2.ClaimPlaceResponse]  # type: ignore[assignment]
     """Turns a READY place into an admission: the token with which seats can be reserved.
 
-    Errors: PLACE_NOT_FOUND, PLACE_NOT_READY. Idempotent while ADMITTED: a repeat answers a token with the same end.
+    A hold keeps nobody from claiming. Idempotent while ADMITTED: a repeat answers a token with the same end.
+
+    Errors: PLACE_NOT_FOUND, PLACE_NOT_READY.
     """
     LeaveQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.LeaveQueueRequest, _queue_service_pb2.LeaveQueueResponse]  # type: ignore[assignment]
-    """Gives the caller's place up, at once. Idempotent: leaving without a place succeeds."""
+    """Gives the caller's place up, at once. The token of an admission stops being good about a second later.
+    Idempotent: leaving without a place succeeds.
+    """
     GetReceipt: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetReceiptRequest, _queue_service_pb2.GetReceiptResponse]  # type: ignore[assignment]
     """A receipt of the caller's place that anyone can verify: a JWS (EdDSA) with a key that GetDraw publishes. It says who
     entered which line and when, and under which commitment; after the draw, with which place. It is as of the time at which
@@ -276,7 +284,9 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_queue_service_pb2.ClaimPlaceResponse, _abc.Awaitable[_queue_service_pb2.ClaimPlaceResponse]]:
         """Turns a READY place into an admission: the token with which seats can be reserved.
 
-        Errors: PLACE_NOT_FOUND, PLACE_NOT_READY. Idempotent while ADMITTED: a repeat answers a token with the same end.
+        A hold keeps nobody from claiming. Idempotent while ADMITTED: a repeat answers a token with the same end.
+
+        Errors: PLACE_NOT_FOUND, PLACE_NOT_READY.
         """
 
     @_abc_1.abstractmethod
@@ -285,7 +295,9 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.LeaveQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.LeaveQueueResponse, _abc.Awaitable[_queue_service_pb2.LeaveQueueResponse]]:
-        """Gives the caller's place up, at once. Idempotent: leaving without a place succeeds."""
+        """Gives the caller's place up, at once. The token of an admission stops being good about a second later.
+        Idempotent: leaving without a place succeeds.
+        """
 
     @_abc_1.abstractmethod
     def GetReceipt(
