@@ -1,6 +1,6 @@
 """Ticks of admission: what has run out gives its slot back, then those are called whom the policy allows."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -41,11 +41,17 @@ class Ticking:
         await self._observe({event_id: tick for event_id, tick in ticks.items() if isinstance(tick, Tick)})
         return ticks
 
-    async def _lapse(self, events: Collection[int]) -> dict[int, Lapsed | Exception]:
-        args: Args = {"default_claim_ms": span_ms(self._defaults.claim_window), "max_batch": MAX_BATCH}
-        calls = [(line_keys(_LAPSE, event_id), args) for event_id in events]
+    async def _lapse(self, sales: Mapping[int, Sale]) -> dict[int, Lapsed | Exception]:
+        args: Args = {
+            "default_mode": self._defaults.mode,
+            "default_claim_ms": span_ms(self._defaults.claim_window),
+            "max_batch": MAX_BATCH,
+        }
+        calls = [
+            (line_keys(_LAPSE, each), {**args, "close_ms": to_ms(sale.close_time)}) for each, sale in sales.items()
+        ]
         answers = await _LAPSE.call_many(self._redis, calls)
-        return {each: replies.settled(answer, replies.lapsed) for each, answer in zip(events, answers, strict=True)}
+        return {each: replies.settled(answer, replies.lapsed) for each, answer in zip(sales, answers, strict=True)}
 
     def _admit_args(self, sale: Sale, fence: int | str, pace: float) -> Args:
         return {

@@ -79,6 +79,8 @@ class Lapsed:
     returned: int
     # People who wait for a draw that is not held.
     in_draw: int
+    # Claim windows that a hold made longer.
+    prolonged: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class Tick:
     def is_full(self) -> bool:
         """Whether there may be more to do at once."""
         lapsed = self.lapsed
-        return max(self.called, lapsed.expired, lapsed.missed, lapsed.returned) >= MAX_BATCH
+        return max(self.called, lapsed.expired, lapsed.missed, lapsed.returned, lapsed.prolonged) >= MAX_BATCH
 
     @property
     def is_quiet(self) -> bool:
@@ -127,11 +129,12 @@ class FactKind(enum.StrEnum):
     CALLED = "called"
     ADMITTED = "admitted"
     LEFT = "left"
+    DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Someone was called, admitted, or left; `fact_id` never changes and is never used again."""
+    """Someone was called, admitted, left, or has bought; `fact_id` never changes and is never used again."""
 
     fact_id: str
     kind: FactKind
