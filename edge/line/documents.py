@@ -16,7 +16,7 @@ from edge.line.digest import Common, LineView, common_of
 from edge.line.places import Known, Standing
 from edge.transcode.dump import DumperCompiler, to_json
 from edge.transcode.problems import ContractError
-from services.common.place_in_digest import Told, told_at
+from services.common.place_in_digest import Told
 
 # In the order of the contract, which is that of the values below.
 _SLOTS: Final[Mapping[str, bytes]] = {
@@ -39,9 +39,9 @@ _dump = DumperCompiler().compile(pb.WatchPlaceResponse.DESCRIPTOR)
 def document(known: Known, standing: Standing, view: LineView | None, now: float) -> bytes:
     """The answer of GetPlace, and an event of WatchPlace. Without a view it is queue's last answer as it was."""
     # Who has a standing with a forecast waits in a lane of the view, or in the draw.
-    if view is None or not standing.is_forecast or not known.is_simple:
+    if view is None or standing.forecast is None or not known.is_simple:
         return to_json(_dump(pb.WatchPlaceResponse(place=place_of(known, standing, view, now))))
-    p10, p50, p90, odds, poll_after_ms = _forecast(known, standing, view)
+    p10, p50, p90, odds, poll_after_ms = standing.forecast
     position, age = standing.position, now - view.received
     values: tuple[Any, ...] = (
         position,
@@ -68,23 +68,14 @@ def place_of(known: Known, standing: Standing, view: LineView | None, now: float
     place.position, place.ahead = standing.position, max(standing.position - 1, 0)
     if known.lane in view.lanes:
         place.lane_name = view.lanes[known.lane].name
-    if standing.is_forecast:
-        _set_forecast(place, _forecast(known, standing, view), known.jitter, now - view.received)
+    if standing.forecast is not None:
+        _set_forecast(place, standing.forecast, known.jitter, now - view.received)
     return place
 
 
 def common_for(known: Known, view: LineView | None) -> Common:
     """What a document says about the whole line."""
     return view.common if view is not None else common_of(pb.Place.FromString(known.answer))
-
-
-def _forecast(known: Known, standing: Standing, view: LineView) -> Told:
-    told = view.in_draw if known.in_draw else None
-    if told is None:
-        forecast = view.lanes[known.lane].forecast
-        assert forecast is not None
-        return told_at(standing.position, forecast)
-    return told
 
 
 def _set_common(place: pb.Place, common: Common) -> None:

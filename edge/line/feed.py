@@ -17,24 +17,27 @@ from edge.line.places import INSIDE, Known, KnownPlaces, Standing, is_due, stand
 from edge.line.subscription import Subscription
 from edge.streams import EventStream, in_slices
 from services.common import errors, metrics
+from services.common.place_in_digest import Expected, is_news
 
 # As rare as the contract promises. A digest may come a little early after a late one.
 _INTERVAL: Final = 0.8
 
 _log = logging.getLogger(__name__)
 
-_News = tuple[Common, int, int]
+# Of this any change is news.
+_Facts = tuple[Common, int, int]
 
 
 class Watcher:
     """One open stream: whose it is, and what it was told last."""
 
-    __slots__ = ("ended", "known", "stream", "told", "told_at")
+    __slots__ = ("ended", "expected", "known", "stream", "told", "told_at")
 
     def __init__(self, stream: EventStream, known: Known) -> None:
         self.stream = stream
         self.known = known
-        self.told: _News | None = None
+        self.told: _Facts | None = None
+        self.expected = Expected(0.0, 0.0, None)
         self.told_at = 0.0
         # The handler waits for it: None when all has been said, or what the stream ends with.
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -70,7 +73,11 @@ class Feed:
         watcher = Watcher(stream, known)
         now, view = _now(), self._subscription.fresh(_now())
         standing = _standing(known, view)
-        watcher.told, watcher.told_at = _news(known, standing, view), now
+        watcher.told, watcher.expected, watcher.told_at = (
+            _facts(known, standing, view),
+            _expected(known, standing, view),
+            now,
+        )
         await stream.send(document(known, standing, view, now))
         if _is_last_word(known, common_for(known, view)):
             return
@@ -181,21 +188,29 @@ class Feed:
 def _tell(watcher: Watcher, standing: Standing, view: LineView, now: float) -> None:
     """Sends what is news. Who has not read the last event yet is told the news of a later tick."""
     known = watcher.known
-    news = view.common, standing.position, known.version
-    if news == watcher.told or watcher.ended.done():
+    facts, expected = (view.common, standing.position, known.version), _expected(known, standing, view)
+    if watcher.ended.done() or (facts == watcher.told and not is_news(watcher.expected, expected, now)):
         return
     if watcher.stream.offer(document(known, standing, view, now), now):
-        watcher.told, watcher.told_at = news, now
+        watcher.told, watcher.expected, watcher.told_at = facts, expected, now
         if _is_last_word(known, view.common):
             watcher.end()
 
 
 def _standing(known: Known, view: LineView | None) -> Standing:
-    return stand(known, view) if view is not None else Standing("", known.answered_position, False)
+    return stand(known, view) if view is not None else Standing("", known.answered_position, None)
 
 
-def _news(known: Known, standing: Standing, view: LineView | None) -> _News:
+def _facts(known: Known, standing: Standing, view: LineView | None) -> _Facts:
     return common_for(known, view), standing.position, known.version
+
+
+def _expected(known: Known, standing: Standing, view: LineView | None) -> Expected:
+    told = standing.forecast
+    if told is None or view is None:
+        return known.expected()
+    received = view.received
+    return Expected(received + told.eta_p50_seconds, received + told.eta_p90_seconds, told.odds)
 
 
 def _is_last_word(known: Known, common: Common) -> bool:

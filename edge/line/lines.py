@@ -202,7 +202,7 @@ class Lines:
 
 
 def _as_answered(known: Known) -> Standing:
-    return Standing("", known.answered_position, False)
+    return Standing("", known.answered_position, None)
 
 
 def _now() -> float:

@@ -10,7 +10,7 @@ from boxoffice.queue.v1 import queue_service_pb2 as pb
 from edge.line.digest import LineView
 from edge.transcode.dump import timestamp
 from services.common import draw
-from services.common.place_in_digest import FRONT, position_of
+from services.common.place_in_digest import FRONT, Expected, Told, position_of, told_at
 
 # People whose last answer is kept, about half a kilobyte each. Of more, some cost a call for each look, as without us.
 _REMEMBERED: Final = 200_000
@@ -72,6 +72,12 @@ class Known:
         """Whether the place is used up."""
         return self.state in _FINAL
 
+    def expected(self) -> Expected:
+        """What the answer lets its owner expect."""
+        place = pb.Place.FromString(self.answer)
+        odds = place.odds if place.HasField("odds") else None
+        return Expected(self.asked + place.eta_p50_seconds, self.asked + place.eta_p90_seconds, odds)
+
     def learn(self, place: pb.Place, *, asked: float, era: int) -> None:
         """Takes an answer to what was asked at `asked`, in `era`."""
         if (self.lane, self.score, self.era) != (place.lane, place.score, era) or self.position == 0:
@@ -117,19 +123,19 @@ class Standing(NamedTuple):
     # Why queue must be asked, unless that has just been done; "": it need not be.
     question: str
     position: int
-    # Whether the digest forecasts something for this position; else queue's answer stands.
-    is_forecast: bool
+    # What the digest forecasts for this position, if anything; else queue's answer stands.
+    forecast: Told | None
 
 
 def stand(known: Known, view: LineView) -> Standing:
     """Where someone stands. What is told never moves back by what interpolation may be off."""
     question = _doubt(known, view)
     if question or not view.is_built:
-        return Standing(question, known.answered_position, False)
+        return Standing(question, known.answered_position, None)
     if not known.in_draw:
         return _in_lane(known, view)
     if not view.draw_key:
-        return Standing("", 0, view.in_draw is not None)
+        return Standing("", 0, view.in_draw)
     known.draw(view.draw_key)
     return _in_lane(known, view)
 
@@ -148,19 +154,19 @@ def _doubt(known: Known, view: LineView) -> str:
 def _in_lane(known: Known, view: LineView) -> Standing:
     lane = view.lanes.get(known.lane)
     if lane is None:
-        return Standing(MISSING, known.answered_position, False)
+        return Standing(MISSING, known.answered_position, None)
     if known.score <= lane.watermark or known.is_called_again:
-        return Standing(CALLED, known.answered_position, False)
+        return Standing(CALLED, known.answered_position, None)
     position = position_of(known.score, lane.scores)
     if position is None:
-        return Standing(MISSING, known.answered_position, False)
+        return Standing(MISSING, known.answered_position, None)
     if position > lane.scores.waiting:
         # Came after the digest was taken, as did others in front, whom queue has counted.
         position = max(position, known.answered_position)
     if position > known.position > FRONT and position - known.position <= lane.noise:
         position = known.position
     known.position = position
-    return Standing("", position, lane.forecast is not None)
+    return Standing("", position, told_at(position, lane.forecast) if lane.forecast is not None else None)
 
 
 def is_due(question: str, known: Known, now: float) -> bool:

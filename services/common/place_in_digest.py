@@ -13,6 +13,12 @@ FRONT: Final = 1_000
 SAMPLES: Final = 1_000
 """At most so many scores stand for everyone behind them."""
 
+# A forecast moves all the time. It is worth a message when a time is off by more than the first two, or the odds by the
+# third.
+_NEWS_SHARE: Final = 0.15
+_NEWS_SECONDS: Final = 5.0
+_NEWS_ODDS: Final = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class LaneScores:
@@ -69,6 +75,40 @@ class Told(NamedTuple):
     odds: float | None
     """Chance that seats are left when called; None while it is not known."""
     poll_after_ms: float
+
+
+class Expected(NamedTuple):
+    """What someone has been told to expect, as instants: told again a second later, the same times are other ones."""
+
+    p50_at: float
+    """In seconds of one clock, as the next."""
+    p90_at: float
+    odds: float | None
+
+
+def is_news(expected: Expected, told: Expected, now: float) -> bool:
+    """Whether a forecast differs so much from what was told that its owner should hear of it. Both are of one clock."""
+    p50_at, p90_at, odds = expected
+    new_p50_at, new_p90_at, new_odds = told
+    # In this order, and without calls where little has changed, since that is so for almost everyone and second.
+    return (
+        (abs(new_p50_at - p50_at) > _NEWS_SECONDS and _is_off(p50_at - now, new_p50_at - now))
+        or (abs(new_p90_at - p90_at) > _NEWS_SECONDS and _is_off(p90_at - now, new_p90_at - now))
+        or (odds != new_odds and _are_other_odds(odds, new_odds))
+    )
+
+
+def _is_off(expected: float, told: float) -> bool:
+    # Who was told a time that has passed expects to be called at any moment, not earlier than now.
+    expected = max(expected, 0.0)
+    off = abs(max(told, 0.0) - expected)
+    return off > _NEWS_SECONDS and off > expected * _NEWS_SHARE
+
+
+def _are_other_odds(expected: float | None, told: float | None) -> bool:
+    if expected is None or told is None:
+        return expected is not told
+    return abs(told - expected) > _NEWS_ODDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from datetime import timedelta
 from typing import Final
 
+from services.common.place_in_digest import Expected, is_news
 from services.queue.line.domain import Place, PlaceNotFound
 
 # As fresh as the contract promises, and as rare.
@@ -29,10 +30,16 @@ class _Watcher:
 
     def offer(self, place: Place | None, now: float) -> None:
         early = now < self.told_at + INTERVAL.total_seconds() * _EARLY
-        if early or (place and place.news) == (self.place and self.place.news):
+        if early or not self._is_news(place, now):
             return
         self.place, self.told_at = place, now
         self.changed.set()
+
+    def _is_news(self, place: Place | None, now: float) -> bool:
+        told = self.place
+        if place is None or told is None:
+            return place is not told
+        return place.news != told.news or is_news(_expected(told, self.told_at), _expected(place, now), now)
 
     def close(self) -> None:
         self.is_open = False
@@ -92,6 +99,11 @@ class PlaceWatch:
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.close()
+
+
+def _expected(place: Place, now: float) -> Expected:
+    outlook = place.outlook
+    return Expected(now + outlook.p50, now + outlook.p90, outlook.odds)
 
 
 def _now() -> float:

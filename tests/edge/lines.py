@@ -47,7 +47,14 @@ def forecast(position: int, per_person: float = 2.0, odds: float | None = None) 
     )
 
 
-def lane_of(user_ids: Iterable[int], *, watermark: int = 0, lane: int = 0, odds: float | None = None) -> pb.LaneDigest:
+def lane_of(
+    user_ids: Iterable[int],
+    *,
+    watermark: int = 0,
+    lane: int = 0,
+    odds: float | None = None,
+    per_person: float = 2.0,
+) -> pb.LaneDigest:
     """A lane in which these accounts wait."""
     scores = sorted(map(score_of, user_ids))
     # The last one of every so many behind the front, and the end of the lane.
@@ -61,7 +68,7 @@ def lane_of(user_ids: Iterable[int], *, watermark: int = 0, lane: int = 0, odds:
         front=scores[:1_000],
         samples=[scores[rank] for rank in ranks],
         sample_positions=[rank + 1 for rank in ranks],
-        forecast=[forecast(1, odds=odds), forecast(max(2, len(scores)), odds=odds)],
+        forecast=[forecast(position, per_person, odds) for position in (1, max(2, len(scores)))],
     )
 
 

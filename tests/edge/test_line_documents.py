@@ -89,7 +89,7 @@ def test_documents_are_what_the_transcoder_would_tell() -> None:
         expected = to_json(_dump_event(pb.WatchPlaceResponse(place=place)))
         assert document(known, standing, view, now) == expected
         assert to_json(_dump_place(pb.GetPlaceResponse(place=place))) == expected
-        kinds.add((standing.question, standing.is_forecast, known.in_draw, bool(view.templates)))
+        kinds.add((standing.question, standing.forecast is not None, known.in_draw, bool(view.templates)))
     # Both ways to make a document were seen, in lanes and in the draw.
     assert {kind[2] for kind in kinds if kind[3]} == {True, False}
     assert {kind[3] for kind in kinds} == {True, False}
@@ -100,7 +100,7 @@ def test_without_a_view_it_is_the_answer_of_queue() -> None:
     for _ in range(200):
         place = _random_place(dice)
         known = _known(place)
-        told = document(known, Standing("", known.answered_position, False), None, 0.0)
+        told = document(known, Standing("", known.answered_position, None), None, 0.0)
         assert told == to_json(_dump_place(pb.GetPlaceResponse(place=place)))
 
 

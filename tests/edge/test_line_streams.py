@@ -91,16 +91,45 @@ async def test_watching_costs_one_look_each_however_long(queue: FakeQueue) -> No
 
 async def test_what_is_no_news_is_not_told(queue: FakeQueue) -> None:
     people = range(1, 101)
-    await queue.publish(digest_of(lane_of(people)))
+    await queue.publish(digest_of(lane_of(people, odds=0.5)))
+    await _opened(queue)
     async with following(queue.edge, 50) as follower:
         await follower.place()
         for _ in range(3):
-            # Another forecast alone is none.
-            await queue.publish(digest_of(lane_of(people, odds=0.5)))
+            # Nearly the same forecast is none.
+            await queue.publish(digest_of(lane_of(people, odds=0.55, per_person=2.2)))
             await asyncio.sleep(0.1)
-        await queue.publish(digest_of(lane_of(people), seats_left=3))
+        await queue.publish(digest_of(lane_of(people, odds=0.55, per_person=2.2), seats_left=3))
         told = await follower.event()
         assert (told.id, json.loads(told.data)["place"]["seats_left"]) == ("2", 3)
+
+
+async def test_another_forecast_alone_is_news(queue: FakeQueue) -> None:
+    people = range(1, 101)
+    await queue.publish(digest_of(lane_of(people, odds=0.5)))
+    await _opened(queue)
+    async with following(queue.edge, 50) as follower:
+        assert (await follower.place())["eta_p50_seconds"] == 100
+        # An organizer turned the rate down, or the shop slowed down; nobody moves.
+        await queue.publish(digest_of(lane_of(people, odds=0.5, per_person=150)))
+        told = await follower.place()
+        assert (told["position"], told["eta_p50_seconds"], told["eta_p90_seconds"]) == (50, 7_500, 15_000)
+        await queue.publish(digest_of(lane_of(people, odds=0.3, per_person=150)))
+        assert (await follower.place())["odds"] == 0.3
+        # What was told is told once.
+        with pytest.raises(TimeoutError):
+            await follower.event(0.3)
+
+
+async def test_another_forecast_is_news_in_the_draw(queue: FakeQueue) -> None:
+    queue.places[9] = waiting(9, 0, score=0, in_draw=True)
+    scheduled = {"sale_state": pb.SALE_STATE_SCHEDULED, "total_waiting": 1}
+    await queue.publish(digest_of(lane_of([]), in_draw=forecast(50), **scheduled))
+    await _opened(queue)
+    async with following(queue.edge, 9) as follower:
+        assert (await follower.place())["eta_p50_seconds"] == 100
+        await queue.publish(digest_of(lane_of([]), in_draw=forecast(50, 3.0), **scheduled))
+        assert (await follower.place())["eta_p50_seconds"] == 150
 
 
 async def test_who_is_called_hears_of_it(queue: FakeQueue) -> None:
@@ -447,20 +476,14 @@ async def test_a_line_that_nobody_looks_at_is_followed_no_more(
 
 async def test_streams_and_polls_tell_the_same(queue: FakeQueue) -> None:
     people = range(1, 3_001)
-    queue.places[2] = ready(2)
     await queue.publish(digest_of(lane_of(people, odds=0.5)))
     await _opened(queue)
-    digest = digest_of(lane_of(people[2:], watermark=score_of(2), odds=0.25), total_waiting=5_000)
-    for user_id in (2, 3, 900, 2_345):
-        async with following(queue.edge, user_id) as follower:
-            await follower.place()
-            digest.total_waiting += 1
-            await queue.publish(digest)
-            followed = await follower.place()
-            while followed["total_waiting"] != digest.total_waiting:
+    for user_id in (8, 900, 2_345):
+        for per_person in (2.0, 150.0, 3.0):
+            async with following(queue.edge, user_id) as follower:
+                await follower.place()
+                # Nobody moves: nothing but the forecast is another one.
+                await queue.publish(digest_of(lane_of(people, odds=0.5, per_person=per_person * 2)))
                 followed = await follower.place()
-            polled = await look(queue.edge, user_id)
-            if user_id == 2:
-                # Asked anew, and the jitter with it.
-                polled["poll_after_ms"] = followed["poll_after_ms"]
-            assert polled == followed
+                assert followed["eta_p50_seconds"] == pytest.approx(followed["position"] * per_person * 2, abs=1)
+                assert await look(queue.edge, user_id) == followed

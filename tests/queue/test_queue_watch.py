@@ -15,6 +15,7 @@ from services.queue import watch
 from services.queue.line.domain import (
     EventNotFound,
     Expect,
+    Outlook,
     Place,
     PlaceNotFound,
     PlaceState,
@@ -48,20 +49,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     return clock
 
 
-def _watch(store: LineStore) -> PlaceWatch:
+def _watch(store: LineStore, expect: Expect = unforeseen) -> PlaceWatch:
     async def read(wanted: Mapping[int, Sequence[int]]) -> dict[int, dict[int, Place | None]]:
         return {
-            event_id: {user: tell(each, line, OPEN_SALE) if each else None for user, each in standings.items()}
+            event_id: {user: tell(each, line, OPEN_SALE, expect) if each else None for user, each in standings.items()}
             for event_id, (line, standings) in (await readings(store, wanted)).items()
         }
 
     return PlaceWatch(read)
 
 
-async def _place(store: LineStore, user_id: int) -> Place:
+async def _place(store: LineStore, user_id: int, expect: Expect = unforeseen) -> Place:
     line, standing = await store.read(EVENT, user_id)
     assert standing
-    return tell(standing, line, OPEN_SALE)
+    return tell(standing, line, OPEN_SALE, expect)
 
 
 class _Follower:
@@ -77,8 +78,8 @@ class _Follower:
                 self.news.append(place)
 
 
-async def _follow(store: LineStore, watchers: PlaceWatch, user_id: int) -> _Follower:
-    follower = _Follower(watchers.follow(EVENT, user_id, await _place(store, user_id)))
+async def _follow(store: LineStore, watchers: PlaceWatch, user_id: int, expect: Expect = unforeseen) -> _Follower:
+    follower = _Follower(watchers.follow(EVENT, user_id, await _place(store, user_id, expect)))
     await asyncio.sleep(0)
     return follower
 
@@ -108,6 +109,35 @@ async def test_only_news_is_told_and_at_most_once_a_second(redis: Redis, clock: 
     await _rounds(watchers, clock, [0.7])
     assert [place.position for place in third.news] == [2, 1]
     third.task.cancel()
+
+
+async def test_another_forecast_alone_is_news(redis: Redis, clock: _Clock) -> None:
+    store, foreseen = store_of(redis), [Outlook(50.0, 100.0, 200.0, 0.5)]
+
+    def expect(_lane: int, _position: int) -> Outlook:
+        return foreseen[-1]
+
+    watchers = _watch(store, expect)
+    await join_all(store, (1,))
+    follower = await _follow(store, watchers, 1, expect)
+
+    for outlook, times_told in (
+        # Time passes, and somewhat faster or slower than was thought.
+        (Outlook(49.0, 99.0, 199.0, 0.5), 0),
+        (Outlook(49.0, 110.0, 220.0, 0.45), 0),
+        (Outlook(2_000.0, 4_000.0, 8_000.0, 0.45), 1),
+        (Outlook(2_000.0, 4_000.0, 8_000.0, 0.45), 1),
+        (Outlook(2_000.0, 4_000.0, 9_800.0, 0.45), 2),
+        (Outlook(2_000.0, 4_000.0, 9_800.0, 0.2), 3),
+        (Outlook(2_000.0, 4_000.0, 9_800.0, None), 4),
+    ):
+        foreseen.append(outlook)
+        await _rounds(watchers, clock, [1.0])
+        assert len(follower.news) == times_told
+    # Nobody is called, and the wait grows no shorter than it was told a quarter of an hour ago.
+    await _rounds(watchers, clock, [900.0])
+    assert len(follower.news) == 5
+    follower.task.cancel()
 
 
 async def test_a_stream_ends_with_the_last_word(redis: Redis, clock: _Clock) -> None:

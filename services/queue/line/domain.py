@@ -214,7 +214,7 @@ class Place:
 
     @property
     def news(self) -> tuple[object, ...]:
-        """What is worth a message: everything but the forecast, which moves all the time."""
+        """What any change of is worth a message: everything but the forecast, which moves all the time."""
         return (
             self.state,
             self.position,
@@ -223,6 +223,7 @@ class Place:
             self.sale_state,
             self.until,
             self.lane,
+            self.score,
             self.in_draw,
             self.call_again,
         )
