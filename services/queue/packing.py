@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from boxoffice.queue.v1 import queue_events_pb2 as events_pb
 from boxoffice.queue.v1 import queue_service_pb2 as pb
@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.queue.admission.status import Status
 from services.queue.line.domain import GENERAL, Lane, Mode, Place, PlaceState, Policy, SaleState, poll_after
 from services.queue.line.transitions import Fact, FactKind
+from services.queue.proofs.admission import token_id
 
 _STATES: Final = {state: pb.Place.State.Value(f"STATE_{state.name}") for state in PlaceState}
 SALE_STATES: Final = {state: pb.SaleState.Value(f"SALE_STATE_{state.name}") for state in SaleState}
@@ -103,7 +104,7 @@ def facts(event_id: int, happened: Sequence[Fact]) -> bytes:
 
 def _fact(event_id: int, fact: Fact) -> events_pb.QueueEvent:
     event = events_pb.QueueEvent(id=fact.fact_id, time=stamp(fact.time), event_id=event_id)
-    whose = {"user_id": fact.user_id, "lane": fact.lane, "score": fact.score}
+    whose: dict[str, Any] = {"user_id": fact.user_id, "lane": fact.lane, "score": fact.score}
     match fact.kind:
         case FactKind.CALLED:
             called = events_pb.PlaceCalled(**whose, claim_expire_time=stamp(fact.until), calls=fact.calls)
@@ -111,8 +112,18 @@ def _fact(event_id: int, fact: Fact) -> events_pb.QueueEvent:
         case FactKind.ADMITTED:
             event.place_admitted.CopyFrom(events_pb.PlaceAdmitted(**whose, admission_expire_time=stamp(fact.until)))
         case FactKind.LEFT:
-            event.place_left.CopyFrom(events_pb.PlaceLeft(**whose))
+            event.place_left.CopyFrom(events_pb.PlaceLeft(**whose, **_ended_admission(event_id, fact)))
+        case FactKind.DONE:
+            event.place_done.CopyFrom(events_pb.PlaceDone(**whose, **_ended_admission(event_id, fact)))
     return event
+
+
+def _ended_admission(event_id: int, fact: Fact) -> dict[str, Any]:
+    """What tells inventory whose tokens are not good any more; nothing where there are none."""
+    if fact.admitted is None:
+        return {}
+    name = token_id(event_id, fact.user_id, fact.score, fact.admitted)
+    return {"admission_token_id": name, "admission_expire_time": stamp(fact.until)}
 
 
 def policy_of(message: pb.QueuePolicy) -> Policy:

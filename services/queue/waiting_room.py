@@ -1,7 +1,6 @@
 """What can be done in a waiting room, one method for each wish of a buyer."""
 
 import asyncio
-import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -30,7 +29,8 @@ from services.queue.line.domain import (
     unforeseen,
 )
 from services.queue.line.store import LineStore, to_ms
-from services.queue.line.transitions import Admission, JoinCommand, Joined, Proof
+from services.queue.line.transitions import JoinCommand, Joined, Proof
+from services.queue.proofs.admission import token_id
 from services.queue.proofs.lane_pass import LanePass
 from services.queue.proofs.place import SignedPlace
 from services.queue.watch import PlaceWatch
@@ -261,7 +261,8 @@ class WaitingRoom:
         stands = place.state is PlaceState.ADMITTED and place.until == admission.until
         if line.incarnation != admission.incarnation or not stands:
             raise Unavailable("the admission was lost just now; claim again")
-        token = AdmissionToken(user_id, event_id, to_ms(admission.until), _token_id(event_id, user_id, admission))
+        name = token_id(event_id, user_id, admission.score, admission.since)
+        token = AdmissionToken(user_id, event_id, to_ms(admission.until), name)
         return ClaimOutcome(place, token.encode(self._admission_keys), admission.until)
 
     async def leave(self, event_id: int, user_id: int) -> None:
@@ -271,6 +272,8 @@ class WaitingRoom:
         except EventNotFound:
             return
         if left:
+            # An admission may have ended with it: inventory is to hear of that at once, not with the next tick.
+            self._publisher.nudge(event_id)
             metrics.QUEUE_ENDED.labels("left").inc()
 
 
@@ -279,9 +282,3 @@ def _failure(answer: object) -> Exception:
     if isinstance(answer, Exception):
         return answer
     raise answer if isinstance(answer, BaseException) else TypeError(answer)
-
-
-def _token_id(event_id: int, user_id: int, admission: Admission) -> str:
-    """The same for every token of one admission, and never again."""
-    text = f"boxoffice.admission|{event_id}|{user_id}|{admission.score}|{to_ms(admission.since)}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -65,6 +65,12 @@ def accepted(answer: list[Any]) -> list[Any]:
     return rest
 
 
+def flag(answer: list[Any]) -> int:
+    """The one figure that a script answered. Raises the refusal that it answered instead."""
+    (told,) = accepted(answer)
+    return int(told)
+
+
 def reading(answer: list[Any], users: Sequence[int]) -> Reading:
     """The answer of read for these users. Raises NotBuilt."""
     if not answer[0]:
@@ -168,7 +174,7 @@ def tick(answer: list[Any], lapsed: Lapsed) -> Tick:
 
 def fact(event_id: int, entry_id: str, fields: Mapping[bytes, bytes]) -> Fact:
     """One entry of the outbox of a line."""
-    until_ms = fields.get(b"until_ms")
+    until_ms, admitted_ms = fields.get(b"until_ms"), fields.get(b"admitted_ms")
     return Fact(
         fact_id=fact_id(event_id, entry_id),
         kind=FactKind(fields[b"kind"].decode()),
@@ -178,9 +184,10 @@ def fact(event_id: int, entry_id: str, fields: Mapping[bytes, bytes]) -> Fact:
         score=int(fields[b"score"]),
         until=from_ms(until_ms) if until_ms else None,
         calls=int(fields.get(b"calls", 0)),
+        admitted=from_ms(admitted_ms) if admitted_ms else None,
     )
 
 
 def fact_id(event_id: int, entry_id: str) -> str:
-    """Holds Redis' time, in the entry's id, so that a line that was lost and rebuilt does not use one again."""
+    """Holds the entry's id, which only grows, also from one life of a line to the next: none is used again."""
     return f"{event_id:x}-{entry_id}"

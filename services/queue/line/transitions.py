@@ -142,9 +142,11 @@ class Fact:
     time: datetime
     lane: int
     score: int
-    # CALLED: end of the claim window. ADMITTED: end of the admission.
+    # CALLED: end of the claim window. ADMITTED, and places that ended while they were: end of the admission.
     until: datetime | None = None
     calls: int = 0
+    # Places that ended while they were ADMITTED: since when they were.
+    admitted: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,11 @@ redis.call('ZADD', changed, now_ms, user_id)
 redis.call('HINCRBY', line, 'left', 1)
 -- Nobody need be told who left an open list: the list that will be closed says it.
 if not in_draw or closed then
-  redis.call('XADD', outbox, '*', 'kind', 'left', 'user_id', user_id, 'at_ms', now_ms, 'lane', lane, 'score', score)
+  local fact = {'kind', 'left', 'user_id', user_id, 'at_ms', now_ms, 'lane', lane, 'score', score}
+  local until_ms, admitted_ms = string.match(record or '', '^A:%d+:(%d+):(%d+):')
+  if until_ms then -- tells inventory which tokens are not good any more
+    for _, each in ipairs({'until_ms', until_ms, 'admitted_ms', admitted_ms}) do fact[#fact + 1] = each end
+  end
+  redis.call('XADD', outbox, '*', unpack(fact))
 end
 return {1, 1}
