@@ -78,7 +78,7 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
         LineBook(log, writer, seeds.commitment),
         KeyRing.parse(settings.place_keys.get_secret_value()),
     )
-    rebuilder = Rebuilder(RestoreStore(redis), line_book, book, grace=grace, limit=limit)
+    rebuilder = Rebuilder(RestoreStore(redis), line_book, book, activate=store.activate, grace=grace, limit=limit)
     lifecycle.defer(rebuilder.aclose)
     office = Office(store, catalog, rebuilder, line_book, place_keys)
     room = WaitingRoom(
@@ -126,7 +126,7 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     lifecycle.background("watchers", partial(every, watch.INTERVAL, room.watchers.step, "watchers"))
     lifecycle.background("digests", partial(every, feed.INTERVAL, digests.step, "digests"))
     lifecycle.background("accuracy", partial(every, accuracy.INTERVAL, judge.step, "accuracy"))
-    lifecycle.background("events", partial(listen, log, store))
+    lifecycle.background("events", partial(listen, log, store, rebuilder.ensure))
     lifecycle.background("lag", partial(watch_lag, log, GROUP, TOPICS))
     door = _door(redis, room, settings)
     desk = DrawDesk(book, catalog, ReceiptKeys.parse(settings.receipt_keys.get_secret_value()), room.place)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, timedelta
 from typing import Final
 
@@ -10,15 +10,20 @@ from boxoffice.inventory.v1 import booking_events_pb2 as pb
 from boxoffice.inventory.v1 import booking_service_pb2 as booking_pb
 
 from services.common import metrics
-from services.common.eventlog.consumer import consume
+from services.common.eventlog.consumer import consume, is_outage
 from services.common.eventlog.port import EventLog, Record
 from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_DRAWS, QUEUE_EVENTS, QUEUE_LINES, SALE_PROGRESS, dead
 from services.common.eventlog.topics import TOPICS as ALL_TOPICS
+from services.queue.admission.failures import Failures
+from services.queue.line.domain import NotBuilt
 from services.queue.line.store import LineStore
 from services.queue.line.transitions import Progress, Purchase
 
 GROUP: Final = "queue"
 TOPICS: Final = (BOOKING_EVENTS, SALE_PROGRESS)
+
+# Has a line built that is not there; raises what says that it is to be tried again.
+Build = Callable[[int], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 
@@ -46,18 +51,19 @@ async def every(interval: timedelta, step: Callable[[], Awaitable[None]], name: 
         await asyncio.sleep(max(0.0, started + interval.total_seconds() - clock()))
 
 
-async def listen(log: EventLog, store: LineStore) -> None:
+async def listen(log: EventLog, store: LineStore, build: Build) -> None:
     """Follows bookings and the progress of sales until cancelled. Makes the topics that queue reads and writes."""
+    failures = Failures("events")
 
     async def handle(records: list[Record]) -> None:
-        await handle_records(store, records)
+        await handle_records(store, records, build, failures)
 
     own = (*TOPICS, QUEUE_EVENTS, QUEUE_DRAWS, QUEUE_LINES)
     await log.create_topics({name: ALL_TOPICS[name] for topic in own for name in (topic, dead(topic))})
     await consume(log, GROUP, TOPICS, handle)
 
 
-async def handle_records(store: LineStore, records: Iterable[Record]) -> None:
+async def handle_records(store: LineStore, records: Iterable[Record], build: Build, failures: Failures) -> None:
     """Ends the places of who has bought, and keeps how many seats are left. Safe to repeat."""
     purchases: list[Purchase] = []
     reports: list[Progress] = []
@@ -67,7 +73,21 @@ async def handle_records(store: LineStore, records: Iterable[Record]) -> None:
         else:
             reports.append(_progress(record.value))
     await store.set_progress_many(reports)
-    metrics.QUEUE_ENDED.labels("done").inc(await store.finish_many(purchases))
+    done = await _finish(store, purchases, build)
+    metrics.QUEUE_ENDED.labels("done").inc(sum(failures.without(done).values()))
+
+
+async def _finish(store: LineStore, purchases: Sequence[Purchase], build: Build) -> dict[int, int | Exception]:
+    """By event, how many places are DONE now. A line that was lost is built first: it is told of purchases once."""
+    done = await store.finish_many(purchases)
+    unbuilt = {event_id for event_id, outcome in done.items() if isinstance(outcome, NotBuilt)}
+    if unbuilt:
+        await asyncio.gather(*map(build, unbuilt))
+        done |= await store.finish_many([each for each in purchases if each.event_id in unbuilt])
+    for outcome in done.values():
+        if isinstance(outcome, Exception) and is_outage(outcome):
+            raise outcome
+    return done
 
 
 def _purchases(value: bytes) -> Iterator[Purchase]:

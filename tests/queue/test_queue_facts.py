@@ -97,7 +97,9 @@ class Room:
         self.writer = Counting(writer)
         self.book = LineBook(log, writer, lambda _event_id: b"c" * 32)
         grace, limit = timedelta(seconds=10), timedelta(minutes=5)
-        self.rebuilder = Rebuilder(RestoreStore(redis), self.book, NoDraw(), grace=grace, limit=limit)
+        self.rebuilder = Rebuilder(
+            RestoreStore(redis), self.book, NoDraw(), activate=self.store.activate, grace=grace, limit=limit
+        )
         self.publisher = told(self.store, self.writer)  # type: ignore[arg-type] # the one method that is used
         self.publisher.room = self  # type: ignore[attr-defined] # for the one below
         catalog: Any = Catalog()

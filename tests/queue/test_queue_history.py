@@ -6,10 +6,11 @@ from services.queue.line.domain import PlaceState
 from services.queue.restore.history import History, PastFact
 
 NOW = 1_000_000
-CALLED = PastFact(1, PlaceState.READY, 0, 50, NOW - 300, NOW - 100)
-CALLED_AGAIN = PastFact(1, PlaceState.READY, 0, 50, NOW - 90, NOW + 50, calls=2)
-ADMITTED = PastFact(1, PlaceState.ADMITTED, 0, 50, NOW - 80, NOW + 100)
-LEFT = PastFact(1, PlaceState.LEFT, 0, 50, NOW - 80, calls=0)
+CALLED = PastFact((1, 0), 1, PlaceState.READY, 0, 50, NOW - 300, NOW - 100)
+CALLED_AGAIN = PastFact((2, 0), 1, PlaceState.READY, 0, 50, NOW - 90, NOW + 50, calls=2)
+ADMITTED = PastFact((2, 1), 1, PlaceState.ADMITTED, 0, 50, NOW - 80, NOW + 100)
+DONE = PastFact((3, 0), 1, PlaceState.DONE, 0, 50, NOW - 50)
+LEFT = PastFact((4, 0), 1, PlaceState.LEFT, 0, 50, NOW - 80, calls=0)
 
 
 def _records(*facts: PastFact, now_ms: int = NOW) -> list[str]:
@@ -20,16 +21,20 @@ def _records(*facts: PastFact, now_ms: int = NOW) -> list[str]:
 
 
 def test_the_order_of_reading_and_repeats_do_not_matter() -> None:
-    facts = (CALLED, CALLED_AGAIN, ADMITTED, LEFT)
+    facts = (CALLED, CALLED_AGAIN, ADMITTED, DONE, LEFT)
     told = {tuple(_records(*order, *order[:2])) for order in itertools.permutations(facts)}
 
     assert told == {("L:50:0:999920:0",)}
 
 
-def test_an_admission_follows_its_call_also_within_a_millisecond() -> None:
-    at_once = ADMITTED._replace(since_ms=CALLED_AGAIN.since_ms)
+def test_facts_follow_each_other_also_when_the_clock_was_set_back() -> None:
+    before = ADMITTED._replace(since_ms=CALLED_AGAIN.since_ms - 5_000)
 
-    assert _records(at_once, CALLED_AGAIN) == ["A:50:1000100:999910:1"]
+    assert _records(before, CALLED_AGAIN) == ["A:50:1000100:994910:1"]
+
+
+def test_who_has_bought_is_done_for_good() -> None:
+    assert _records(DONE, ADMITTED, CALLED) == ["D:50:0:999950:1"]
 
 
 def test_what_is_over_has_expired_but_a_first_missed_call_is_left_to_the_tick() -> None:
@@ -51,3 +56,4 @@ def test_watermarks_are_the_highest_scores_called_of_each_lane() -> None:
 
     assert history.watermarks == [70, 0, 90, 0]
     assert history.last_score == 90
+    assert history.last == (4, 0)

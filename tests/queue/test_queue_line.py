@@ -264,7 +264,7 @@ async def test_buying_ends_the_place_once_and_frees_its_slot_at_once(redis: Redi
     await store.claim(EVENT, 1)
     bought = Purchase(EVENT, 1, datetime.now(UTC))
 
-    assert await store.finish_many([bought, bought]) == 1
+    assert await store.finish_many([bought, bought]) == {EVENT: 1}
 
     assert await state(store, 1) is PlaceState.DONE
     await tick(store)
@@ -278,7 +278,7 @@ async def test_an_old_purchase_told_again_does_not_end_a_later_admission(redis: 
     await tick(store)
     await store.claim(EVENT, 1)
 
-    assert await store.finish_many([old]) == 0
+    assert await store.finish_many([old]) == {EVENT: 0}
 
     assert await state(store, 1) is PlaceState.ADMITTED
 
@@ -292,7 +292,7 @@ async def test_an_old_purchase_told_again_does_not_finish_a_later_place_that_ran
     await run_out(redis, 1)
     await tick(store)
 
-    assert await store.finish_many([old]) == 0
+    assert await store.finish_many([old]) == {EVENT: 0}
 
     assert await state(store, 1) is PlaceState.EXPIRED
 
@@ -315,7 +315,7 @@ async def test_a_waiting_place_outlives_a_purchase_and_nobody_is_finished_who_wa
     store = store_of(redis)
     await join(store, 1)
 
-    assert await store.finish_many([Purchase(EVENT, user, datetime.now(UTC)) for user in (1, 2)]) == 0
+    assert await store.finish_many([Purchase(EVENT, user, datetime.now(UTC)) for user in (1, 2)]) == {EVENT: 0}
 
     assert await state(store, 1) is PlaceState.WAITING
 

@@ -152,7 +152,7 @@ class LineMachine(RuleBasedStateMachine):
 
     @rule(user=USERS)
     def buy(self, user: int) -> None:
-        bought = self._run(self.store.finish_many([Purchase(EVENT, user, datetime.now(UTC))]))
+        bought = self._run(self.store.finish_many([Purchase(EVENT, user, datetime.now(UTC))]))[EVENT]
         assert bought == (self.states.get(user) in {PlaceState.ADMITTED, PlaceState.EXPIRED})
         if bought:
             self._end(user, PlaceState.DONE)

@@ -1,6 +1,7 @@
 """Building a line: a new one at once, a lost one from the log; never half of one, whoever else is at it."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from services.common.eventlog.port import EventLog, EventLogUnavailable, EventLo
 from services.common.eventlog.topics import QUEUE_EVENTS, TOPICS
 from services.queue.admission.loop import AdmissionLoop
 from services.queue.admission.publisher import FactPublisher
-from services.queue.line.domain import Mode, Sale
+from services.queue.line.domain import Mode, PlaceState, Sale
 from services.queue.line.store import LineStore, line_key
 from services.queue.restore import store as store_module
 from services.queue.restore.book import LineBook
@@ -71,6 +72,7 @@ def _rebuilder(redis: Redis, log: EventLog, writer: EventLogWriter, store: Resto
         store or RestoreStore(redis),
         LineBook(log, writer, _commitment),
         NoDraw(),
+        activate=LineStore(redis, POLICY).activate,
         grace=timedelta(seconds=10),
         limit=timedelta(minutes=5),
     )
@@ -80,6 +82,15 @@ async def _line(redis: Redis) -> dict[bytes, bytes]:
     return await cast("Any", redis.hgetall(line_key(EVENT, "line")))  # type: ignore[no-any-return] # decided by the cast
 
 
+# Facts are told in the order in which they are made here.
+_NUMBERS = itertools.count(1)
+
+
+def _fact(ago: int = 0) -> pb.QueueEvent:
+    moment = stamp(datetime.now(UTC) - timedelta(seconds=ago))
+    return pb.QueueEvent(id=f"{EVENT:x}-{next(_NUMBERS)}-0", event_id=EVENT, time=moment)
+
+
 async def _tell(writer: EventLogWriter, *facts: pb.QueueEvent) -> None:
     record = pb.QueueEvents(events=facts).SerializeToString()
     await writer.append(QUEUE_EVENTS, str(EVENT), record, {})
@@ -87,7 +98,7 @@ async def _tell(writer: EventLogWriter, *facts: pb.QueueEvent) -> None:
 
 def _called(user_id: int, score: int, lane: int = 0, *, calls: int = 1, ago: int = 0) -> pb.QueueEvent:
     now = datetime.now(UTC) - timedelta(seconds=ago)
-    fact = pb.QueueEvent(id=f"c{user_id}-{calls}", event_id=EVENT, time=stamp(now))
+    fact = _fact(ago)
     until = stamp(now + timedelta(minutes=1))
     fact.place_called.MergeFrom(
         pb.PlaceCalled(user_id=user_id, claim_expire_time=until, lane=lane, score=score, calls=calls)
@@ -97,15 +108,21 @@ def _called(user_id: int, score: int, lane: int = 0, *, calls: int = 1, ago: int
 
 def _admitted(user_id: int, score: int, *, ago: int = 0) -> pb.QueueEvent:
     now = datetime.now(UTC) - timedelta(seconds=ago)
-    fact = pb.QueueEvent(id=f"a{user_id}", event_id=EVENT, time=stamp(now))
+    fact = _fact(ago)
     until = stamp(now + timedelta(minutes=1))
     fact.place_admitted.MergeFrom(pb.PlaceAdmitted(user_id=user_id, admission_expire_time=until, score=score))
     return fact
 
 
 def _left(user_id: int, score: int) -> pb.QueueEvent:
-    fact = pb.QueueEvent(id=f"l{user_id}", event_id=EVENT, time=stamp(datetime.now(UTC)))
+    fact = _fact()
     fact.place_left.MergeFrom(pb.PlaceLeft(user_id=user_id, score=score))
+    return fact
+
+
+def _done(user_id: int, score: int) -> pb.QueueEvent:
+    fact = _fact()
+    fact.place_done.MergeFrom(pb.PlaceDone(user_id=user_id, score=score))
     return fact
 
 
@@ -135,6 +152,7 @@ async def test_who_had_left_the_line_is_where_they_were(redis: Redis, log: Event
     await redis.flushdb()
     await _tell(writer, _called(1, 10), _called(2, 30, 2), _called(3, 11), _called(4, 12), _called(5, 5, ago=90))
     await _tell(writer, _admitted(3, 11), _left(4, 12), _admitted(6, 13, ago=90), _called(7, 14, calls=2, ago=90))
+    await _tell(writer, _admitted(8, 9), _done(8, 9))
 
     await rebuilder.ensure(EVENT)
 
@@ -148,6 +166,7 @@ async def test_who_had_left_the_line_is_where_they_were(redis: Redis, log: Event
         5: ["R", "5"],  # missed a first call: the next tick grants the second chance
         6: ["E", "13"],
         7: ["E", "14"],
+        8: ["D", "9"],  # has bought: no slot is held for them
     }
     assert set(await redis.zrange(line_key(EVENT, "ready"), 0, -1)) == {b"1", b"2", b"5"}
     assert await redis.zrange(line_key(EVENT, "admitted"), 0, -1) == [b"3"]
@@ -155,7 +174,31 @@ async def test_who_had_left_the_line_is_where_they_were(redis: Redis, log: Event
     line = await _line(redis)
     assert [line[f"watermark:{lane}".encode()] for lane in range(4)] == [b"14", b"0", b"30", b"0"]
     assert line[b"last_score"] == b"30"
-    assert line[b"called"] == b"7"
+    assert line[b"called"] == b"8"
+
+
+async def test_facts_of_a_rebuilt_line_are_newer_than_all_before_although_the_clock_is_behind(
+    redis: Redis, log: EventLog, writer: EventLogWriter
+) -> None:
+    rebuilder, store = _rebuilder(redis, log, writer), LineStore(redis, POLICY)
+    await rebuilder.ensure(EVENT)
+    ahead = int((datetime.now(UTC) + timedelta(minutes=1)).timestamp() * 1000)
+    fact = _called(1, 10)
+    fact.id = f"{EVENT:x}-{ahead}-3"
+    await _tell(writer, fact)
+    await redis.flushdb()
+
+    await rebuilder.ensure(EVENT)
+    await store.claim(EVENT, 1)
+
+    (admitted,) = await store.unpublished(EVENT, 10)
+    assert admitted.fact_id == f"{EVENT:x}-{ahead}-4"
+    await FactPublisher(store, writer).told(EVENT)
+    await redis.flushdb()
+    await rebuilder.ensure(EVENT)
+    line, standing = await store.read(EVENT, 1)
+    assert standing
+    assert standing.at(line.now) is PlaceState.ADMITTED
 
 
 async def test_a_line_comes_back_with_the_rules_that_an_operator_set(
@@ -252,7 +295,7 @@ async def test_a_line_that_was_built_is_not_cleared(redis: Redis) -> None:
 
 
 async def _begun_by_who_came_late(redis: Redis, other_redis: Redis) -> tuple[bool, int]:
-    """One stood still before it began, and another has the lock and has written. Whether the first begins; who is there."""
+    """One stood still before it began, and another has written. Whether the first begins all the same; who is there."""
     one, other = RestoreStore(redis), RestoreStore(other_redis)
     async with one.lock(EVENT) as first:
         assert first

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from boxoffice.inventory.v1 import booking_events_pb2 as pb
@@ -12,8 +13,12 @@ from redis.asyncio import Redis
 from services.common.cancellation import cancel
 from services.common.eventlog import EventLogUnavailable, Record, open_event_log
 from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS
+from services.queue.admission.failures import Failures
 from services.queue.line.domain import PlaceState
-from services.queue.worker import every, handle_records, listen
+from services.queue.line.keys import line_key
+from services.queue.line.store import LineStore
+from services.queue.line.transitions import FactKind
+from services.queue.worker import Build, every, handle_records, listen
 from tests.queue.lines import EVENT, build, join, state, store_of, tick
 from tests.queue.neighbours import stamp
 from tests.support import eventually
@@ -25,6 +30,14 @@ def _booking(*states: "booking_pb.Booking.State.ValueType") -> Record:
     return Record(BOOKING_EVENTS, str(EVENT), pb.BookingEvents(events=facts).SerializeToString())
 
 
+async def _nothing_to_build(event_id: int) -> None:
+    raise AssertionError(event_id)
+
+
+async def _handle(store: LineStore, records: list[Record], build: Build = _nothing_to_build) -> None:
+    await handle_records(store, records, build, Failures("test"))
+
+
 async def test_only_a_confirmed_booking_ends_a_place(redis: Redis) -> None:
     store = store_of(redis)
     await join(store, 1)
@@ -32,11 +45,39 @@ async def test_only_a_confirmed_booking_ends_a_place(redis: Redis) -> None:
     await store.claim(EVENT, 1)
     others = set(booking_pb.Booking.State.values()) - {booking_pb.Booking.STATE_CONFIRMED}
 
-    await handle_records(store, [_booking(*others)])
+    await _handle(store, [_booking(*others)])
     assert await state(store, 1) is PlaceState.ADMITTED
 
-    await handle_records(store, [_booking(booking_pb.Booking.STATE_RESERVED, booking_pb.Booking.STATE_CONFIRMED)])
+    await _handle(store, [_booking(booking_pb.Booking.STATE_RESERVED, booking_pb.Booking.STATE_CONFIRMED)])
     assert await state(store, 1) is PlaceState.DONE
+
+
+async def test_a_purchase_that_is_heard_while_its_line_is_lost_counts_when_it_is_there_again(redis: Redis) -> None:
+    store = store_of(redis)
+    await join(store, 1)
+    await tick(store)
+    await store.claim(EVENT, 1)
+    name = line_key(EVENT, "line")
+    lost: Any = await redis.dump(name)
+    await redis.delete(name)
+
+    async def rebuilt(event_id: int) -> None:
+        assert event_id == EVENT
+        await redis.restore(name, 0, lost)
+
+    await _handle(store, [_booking(booking_pb.Booking.STATE_CONFIRMED)], rebuilt)
+
+    assert await state(store, 1) is PlaceState.DONE
+    facts = await store.unpublished(EVENT, 10)
+    assert [fact.kind for fact in facts] == [FactKind.CALLED, FactKind.ADMITTED, FactKind.DONE]
+
+
+async def test_a_purchase_of_a_line_that_cannot_be_built_is_handled_again(redis: Redis) -> None:
+    async def away(_event_id: int) -> None:
+        raise EventLogUnavailable
+
+    with pytest.raises(EventLogUnavailable):
+        await _handle(store_of(redis), [_booking(booking_pb.Booking.STATE_CONFIRMED)], away)
 
 
 async def test_a_damaged_record_changes_nothing_and_says_so(redis: Redis) -> None:
@@ -46,15 +87,15 @@ async def test_a_damaged_record_changes_nothing_and_says_so(redis: Redis) -> Non
     good = Record(SALE_PROGRESS, str(EVENT), progress.SerializeToString())
 
     with pytest.raises(DecodeError):
-        await handle_records(store, [good, Record(BOOKING_EVENTS, str(EVENT), b"\xff")])
+        await _handle(store, [good, Record(BOOKING_EVENTS, str(EVENT), b"\xff")])
     assert (await store.read(EVENT, 1))[0].seats_left is None
-    await handle_records(store, [good, good])
+    await _handle(store, [good, good])
     assert (await store.read(EVENT, 1))[0].seats_left == 4
 
 
 async def test_it_makes_its_topics(redis: Redis, redis_url: str) -> None:
     async with open_event_log(redis_url) as log:
-        listening = asyncio.create_task(listen(log, store_of(redis)))
+        listening = asyncio.create_task(listen(log, store_of(redis), _nothing_to_build))
 
         async def all_exist() -> bool:
             try:

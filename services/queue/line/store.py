@@ -167,10 +167,18 @@ class LineStore:
         (left,) = replies.accepted(await _LEAVE.call(self._redis, keys=keys, args={"user_id": user_id}))
         return bool(left)
 
-    async def finish_many(self, purchases: Sequence[Purchase]) -> int:
-        """Ends the places of who has bought as DONE, and counts those that were. Safe to repeat."""
+    async def finish_many(self, purchases: Sequence[Purchase]) -> dict[int, int | Exception]:
+        """Ends the places of who has bought as DONE; answers, by event, how many were. Safe to repeat.
+
+        What failed fails alone: NotBuilt where the line is not there.
+        """
         calls = [(line_keys(_FINISH, each.event_id), _finish_args(each)) for each in purchases]
-        return sum(replies.value(answer) for answer in await _FINISH.call_many(self._redis, calls))
+        done: dict[int, int | Exception] = {}
+        for purchase, answer in zip(purchases, await _FINISH.call_many(self._redis, calls), strict=True):
+            before, now = done.get(purchase.event_id, 0), replies.settled(answer, replies.flag)
+            errors = [each for each in (before, now) if isinstance(each, Exception)]
+            done[purchase.event_id] = errors[0] if errors else before + now
+        return done
 
     async def set_progress_many(self, reports: Sequence[Progress]) -> None:
         """Keeps the newest count of seats of each event. Safe to repeat, in any order."""

@@ -82,20 +82,33 @@ class LineBook:
 
 def past_fact(event: pb.QueueEvent) -> PastFact | None:
     """A fact of the log as the history of a line takes it; None for a kind that is not known here."""
-    since_ms = _ms(event.time)
+    order, since_ms = _order(event.id), _ms(event.time)
     match event.WhichOneof("fact"):
         case "place_called":
             called = event.place_called
             until_ms, calls = _ms(called.claim_expire_time), max(1, called.calls)
-            return PastFact(called.user_id, PlaceState.READY, called.lane, called.score, since_ms, until_ms, calls)
+            return PastFact(
+                order, called.user_id, PlaceState.READY, called.lane, called.score, since_ms, until_ms, calls
+            )
         case "place_admitted":
             admitted = event.place_admitted
             until_ms = _ms(admitted.admission_expire_time)
-            return PastFact(admitted.user_id, PlaceState.ADMITTED, admitted.lane, admitted.score, since_ms, until_ms)
+            return PastFact(
+                order, admitted.user_id, PlaceState.ADMITTED, admitted.lane, admitted.score, since_ms, until_ms
+            )
         case "place_left":
             left = event.place_left
-            return PastFact(left.user_id, PlaceState.LEFT, left.lane, left.score, since_ms, calls=0)
+            return PastFact(order, left.user_id, PlaceState.LEFT, left.lane, left.score, since_ms, calls=0)
+        case "place_done":
+            done = event.place_done
+            return PastFact(order, done.user_id, PlaceState.DONE, done.lane, done.score, since_ms)
     return None
+
+
+def _order(fact_id: str) -> tuple[int, int]:
+    """Where a fact stood in the outbox of its line: entries of a stream only grow, clocks do not."""
+    _, number, rest = fact_id.split("-")
+    return int(number), int(rest)
 
 
 def _ms(stamp: Timestamp) -> int:

@@ -7,29 +7,24 @@ from typing import Final, NamedTuple
 from services.queue.line.domain import PlaceState
 
 LANES: Final = 4
-# At the same instant a call comes before its claim, and both before leaving.
-_RANKS: Final = {PlaceState.READY: 0, PlaceState.ADMITTED: 1, PlaceState.LEFT: 2}
 # Who misses a first call is called once more; who misses this one has lost the place.
 _LAST_CALL: Final = 2
 
 
 class PastFact(NamedTuple):
-    """What happened to the place of someone: it was called, admitted, or given up."""
+    """What happened to the place of someone: it was called, admitted, given up, or its owner has bought."""
 
+    # Where it stands among the facts of its line. Not its time: clocks are set back.
+    order: tuple[int, int]
     user_id: int
-    # READY, ADMITTED or LEFT: what the place became.
+    # READY, ADMITTED, LEFT or DONE: what the place became.
     state: PlaceState
     lane: int
     score: int
-    # When it happened, and until when it holds, ms on Redis' clock; a place that was given up holds until 0.
+    # When it happened, and until when it holds, ms on Redis' clock; 0: for good.
     since_ms: int
     until_ms: int = 0
     calls: int = 1
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """Facts of one person by the time at which they happened."""
-        return self.since_ms, _RANKS[self.state]
 
 
 class SpentPlace(NamedTuple):
@@ -59,6 +54,11 @@ class History:
         known = self.latest.get(fact.user_id)
         if known is None or fact.order > known.order:
             self.latest[fact.user_id] = fact
+
+    @property
+    def last(self) -> tuple[int, int]:
+        """The order of the newest fact; (0, 0) where there is none."""
+        return max((fact.order for fact in self.latest.values()), default=(0, 0))
 
     @property
     def last_score(self) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -38,11 +38,20 @@ class Rebuilder:
     """Brings lines (back) to life: a new one at once, a lost one from the event log, waiting for those who return."""
 
     def __init__(
-        self, store: RestoreStore, book: LineBook, draws: Draws, *, grace: timedelta, limit: timedelta
+        self,
+        store: RestoreStore,
+        book: LineBook,
+        draws: Draws,
+        *,
+        activate: Callable[[int], Awaitable[None]],
+        grace: timedelta,
+        limit: timedelta,
     ) -> None:
+        """`activate` has a line ticked: those who were called may be the only ones who come back."""
         self._store = store
         self._book = book
         self._draws = draws
+        self._activate = activate
         self._grace = grace
         self._limit = limit
         self._rebuilding: dict[int, asyncio.Task[None]] = {}
@@ -100,6 +109,8 @@ class Rebuilder:
         began = asyncio.get_running_loop().time()
         memory = await self._book.memory(event_id)
         history = await self._history(event_id, memory)
+        # Before there is a line: a crash between the two costs some idle ticks.
+        await self._activate(event_id)
         if not await self._store.begin(event_id, attempt):
             return False
         if not await self._write(event_id, attempt, memory, history):

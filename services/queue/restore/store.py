@@ -111,6 +111,7 @@ class RestoreStore:
             "grace_ms": span_ms(opening.grace),
             "limit_ms": span_ms(opening.limit),
             "last_score": history.last_score,
+            "last_fact": "{}-{}".format(*history.last),
             "called": len(history.called),
             **{f"mark_{lane}": score for lane, score in enumerate(history.watermarks)},
             "rules": [part for rule in rules.items() for part in rule],
