@@ -23,8 +23,9 @@ _FRESH_SECONDS: Final = 2.0
 # Inventory is not asked in vain more often than this.
 _RETRY_SECONDS: Final = 1.0
 _TIMEOUT_SECONDS: Final = 1.0
-# Events that are remembered, made-up ids among them.
+# Events that are remembered. Of made-up ones there are as many as anybody likes; they push out each other only.
 _MAX_EVENTS: Final = 10_000
+_MAX_MADE_UP: Final = 1_000
 _NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 _log = logging.getLogger(__name__)
@@ -45,16 +46,25 @@ class EventCatalog:
         self._stub = stub
         self._clock = clock
         self._entries: LRUCache[int, _Entry] = LRUCache(_MAX_EVENTS)
+        self._made_up: LRUCache[int, _Entry] = LRUCache(_MAX_MADE_UP)
         self._asking: dict[int, asyncio.Task[_Entry]] = {}
 
     async def sale(self, event_id: int) -> Sale:
         """When people are called. Raises EventNotFound, or Unavailable (inventory is away and never told)."""
-        entry = self._entries.get(event_id)
+        entry = self._known(event_id)
         if entry is None or self._clock() >= entry.fresh_until:
             entry = await self._ask_once(event_id)
         if entry.sale is None:
             raise EventNotFound
         return entry.sale
+
+    def _known(self, event_id: int) -> _Entry | None:
+        return self._entries.get(event_id) or self._made_up.get(event_id)
+
+    def _keep(self, event_id: int, entry: _Entry) -> None:
+        kept, other = (self._made_up, self._entries) if entry.sale is None else (self._entries, self._made_up)
+        other.pop(event_id, None)
+        kept[event_id] = entry
 
     async def _ask_once(self, event_id: int) -> _Entry:
         # One question for all who want to know; it must not end because one of them goes away.
@@ -72,13 +82,13 @@ class EventCatalog:
             task.exception()  # Seen, even when everyone who asked has gone.
 
     async def _ask(self, event_id: int) -> _Entry:
-        known = self._entries.get(event_id)
+        known = self._known(event_id)
         try:
             answer = await self._stub.GetEvent(pb.GetEventRequest(event_id=event_id), timeout=_TIMEOUT_SECONDS)
             entry = _Entry(_sale(answer.event), self._clock() + _FRESH_SECONDS)
         except grpc.RpcError as error:
             entry = self._stand_in(known, error)
-        self._entries[event_id] = entry
+        self._keep(event_id, entry)
         return entry
 
     def _stand_in(self, known: _Entry | None, error: grpc.RpcError) -> _Entry:

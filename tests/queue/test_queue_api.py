@@ -24,7 +24,9 @@ from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_P
 from services.common.keyring import AdmissionToken
 from services.common.lifecycle import Lifecycle, running
 from services.common.redis import open_redis
+from services.queue import catalog as catalog_module
 from services.queue.catalog import EventCatalog
+from services.queue.line.domain import EventNotFound
 from services.queue.settings import QueueSettings
 from services.queue.wiring import wire
 from tests.queue.neighbours import (
@@ -329,6 +331,28 @@ async def test_what_inventory_said_last_stands_while_it_is_away(around: Neighbou
         around.events[EVENT].sale_close_time.FromDatetime(datetime.now(UTC) + timedelta(days=1))
         now = 62.0
         assert (await catalog.sale(EVENT)).close_time > sales[0].close_time
+
+
+async def test_made_up_events_push_out_no_real_one(around: Neighbours, monkeypatch: pytest.MonkeyPatch) -> None:
+    from boxoffice.inventory.v1 import event_service_pb2_grpc as inventory_rpc
+
+    for size in ("_MAX_EVENTS", "_MAX_MADE_UP"):
+        monkeypatch.setattr(catalog_module, size, 2)
+    now = 0.0
+    async with grpc.aio.insecure_channel(around.target) as channel:
+        catalog = EventCatalog(inventory_rpc.EventServiceStub(channel), lambda: now)
+        # A real one is remembered for as long as it takes, also when it was asked for before there was such an event.
+        hidden = around.events.pop(EVENT)
+        with pytest.raises(EventNotFound):
+            await catalog.sale(EVENT)
+        around.events[EVENT], now = hidden, 60.0
+        sale = await catalog.sale(EVENT)
+        for made_up in range(1_000, 1_010):
+            with pytest.raises(EventNotFound):
+                await catalog.sale(made_up)
+        around.away, now = True, 120.0
+        assert await catalog.sale(EVENT) == sale
+        assert len(catalog._made_up) <= 2
 
 
 async def test_a_batch_answers_each_item_for_its_own_account(stub: rpc.QueueServiceAsyncStub) -> None:
