@@ -96,10 +96,11 @@ class Lines:
         try:
             yield change
         finally:
-            known = self._places.find_or_add(event_id, user_id)
-            known.calls, known.is_outdated = known.calls + 1, True
+            self._places.note_call(event_id, user_id)
             if change.place is not None:
+                known = self._places.find_or_begin(event_id, user_id)
                 known.learn(change.place, asked=asked, era=era)
+                self._places.keep(known)
 
     async def _look(self, event_id: int, user_id: int) -> tuple[Known, LineView | None]:
         """What is known of a person, by an answer of queue that holds now; and the line, if its digest is fresh."""
@@ -115,17 +116,17 @@ class Lines:
         return known, self._view(event_id)
 
     async def _ask(self, event_id: int, user_id: int, cause: str) -> Known:
-        before, asked, era = self._places.find(event_id, user_id), _now(), self._era(event_id)
-        calls = before.calls if before is not None else 0
+        known, asked, era = self._places.find_or_begin(event_id, user_id), _now(), self._era(event_id)
+        calls = known.calls
         try:
             place = await self._lookups.one(event_id, user_id, cause)
         except Exception as error:
-            if before is not None and not errors.describe(error).is_fault:
-                self._refused(before)
+            if not errors.describe(error).is_fault:
+                self._refused(known)
             raise
-        known = self._places.find_or_add(event_id, user_id)
         if known.calls == calls:
             known.learn(place, asked=asked, era=era)
+            self._places.keep(known)
             return known
         # Something was done meanwhile, and this may be older: it answers who asked, and is not kept.
         answered = Known(event_id, user_id)

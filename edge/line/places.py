@@ -4,6 +4,7 @@ import random
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+from weakref import WeakValueDictionary
 
 from boxoffice.queue.v1 import queue_service_pb2 as pb
 
@@ -32,7 +33,7 @@ INSIDE: Final = "inside"
 _AGES: Final = {LOST: 0.0, OWN_CALL: 0.0, CHANGED: 0.9, CALLED: 0.9, MISSING: 0.9, INSIDE: 1.9}
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Known:
     """The last answer of queue about one person, taken apart where it is needed often."""
 
@@ -180,6 +181,9 @@ class KnownPlaces:
     def __init__(self, capacity: int = _REMEMBERED) -> None:
         self._capacity = capacity
         self._places: OrderedDict[tuple[int, int], Known] = OrderedDict()
+        # Who is being asked for, or followed, without being kept. Of one person there is one object, lest what they do
+        # meanwhile is noted in another one than the answer.
+        self._others: WeakValueDictionary[tuple[int, int], Known] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -192,18 +196,32 @@ class KnownPlaces:
             self._places.move_to_end(key)
         return known
 
-    def find_or_add(self, event_id: int, user_id: int) -> Known:
-        """The same, with room for what will be known."""
-        known = self.find(event_id, user_id)
+    def find_or_begin(self, event_id: int, user_id: int) -> Known:
+        """The same, or room for what will be known: kept only from `keep` on, since anybody can ask for anything."""
+        known = self.find(event_id, user_id) or self._others.get((event_id, user_id))
         if known is None:
-            known = self._places[event_id, user_id] = Known(event_id, user_id)
-            self._make_room()
+            known = self._others[event_id, user_id] = Known(event_id, user_id)
         return known
+
+    def keep(self, known: Known) -> None:
+        """Remembers someone who has a place."""
+        key = known.event_id, known.user_id
+        if key not in self._places:
+            self._others.pop(key, None)
+            self._places[key] = known
+            self._make_room()
+
+    def note_call(self, event_id: int, user_id: int) -> None:
+        """Makes older answers about someone worthless, also those that are under way."""
+        known = self.find(event_id, user_id) or self._others.get((event_id, user_id))
+        if known is not None:
+            known.calls, known.is_outdated = known.calls + 1, True
 
     def forget(self, known: Known) -> None:
         """Drops someone who has no place."""
-        if self._places.get((known.event_id, known.user_id)) is known:
-            del self._places[known.event_id, known.user_id]
+        key = known.event_id, known.user_id
+        if self._places.get(key) is known:
+            self._others[key] = self._places.pop(key)
 
     def _make_room(self) -> None:
         """Drops who was not seen for the longest time. Who watches stays: streams and polls share what is known."""
@@ -213,3 +231,5 @@ class KnownPlaces:
             key, known = self._places.popitem(last=False)
             if known.watchers:
                 self._places[key] = known
+            else:
+                self._others[key] = known

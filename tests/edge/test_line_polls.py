@@ -8,6 +8,7 @@ from boxoffice.queue.v1 import queue_service_pb2 as pb
 from prometheus_client import REGISTRY
 
 from edge.line import places, subscription
+from edge.line.lines import Lines
 from edge.line.places import Known, KnownPlaces
 from services.common import errors
 from tests.edge.lines import (
@@ -184,7 +185,9 @@ async def test_the_looks_of_a_line_name_nobody(queue: FakeQueue) -> None:
 
 
 def _remember(known: KnownPlaces, user_id: int) -> Known:
-    return known.find_or_add(EVENT, user_id)
+    person = known.find_or_begin(EVENT, user_id)
+    known.keep(person)
+    return person
 
 
 def test_of_too_many_people_the_latest_are_known() -> None:
@@ -200,6 +203,42 @@ def test_of_too_many_people_the_latest_are_known() -> None:
     assert known.find(EVENT + 1, 1) is None
     known.forget(watching)
     assert known.find(EVENT, 1) is None
+
+
+def test_who_is_only_asked_for_is_not_kept_but_is_one_person() -> None:
+    known = KnownPlaces(capacity=1)
+    asked = known.find_or_begin(EVENT, 1)
+    assert (len(known), known.find(EVENT, 1)) == (0, None)
+    known.note_call(EVENT, 1)
+    assert (known.find_or_begin(EVENT, 1), asked.calls) == (asked, 1)
+    known.keep(asked)
+    # Pushed out, or forgotten, while an answer is still under way.
+    _remember(known, 2)
+    known.note_call(EVENT, 1)
+    known.forget(_remember(known, 1))
+    known.note_call(EVENT, 1)
+    assert (asked.calls, len(known)) == (3, 0)
+
+
+@pytest.mark.parametrize("refused", ["made up", "failed"])
+async def test_calls_that_gave_nobody_a_place_push_nobody_out(
+    queue: FakeQueue, made_lines: list[Lines], refused: str
+) -> None:
+    def refuse(batch: pb.BatchJoinQueueRequest) -> pb.BatchJoinQueueResponse:
+        error = errors.to_status(PlaceNotFound() if refused == "made up" else errors.Unavailable())
+        return pb.BatchJoinQueueResponse(results=[pb.BatchJoinQueueResult(error=error) for _ in batch.items])
+
+    await look(queue.edge, 50)
+    known = made_lines[-1]._places
+    before = len(known)
+    queue.edge.backend.scripts["BatchJoinQueue"] = refuse
+    queue.edge.backend.scripts["LeaveQueue"] = lambda _request: pb.LeaveQueueResponse()
+    for event_id in range(1_000, 1_020):
+        path = f"/api/events/{event_id}/queue"
+        await queue.edge.problem("POST", path, json={}, headers=bearer(60))
+        await queue.edge.problem("POST", f"{path}/claim", json={}, headers=bearer(60))
+        await queue.edge.answer("DELETE", f"{path}/me", headers=bearer(60))
+    assert (len(known), len(known._others)) == (before, 0)
 
 
 async def test_a_line_whose_digests_never_came_is_as_old_as_its_following() -> None:

@@ -381,7 +381,7 @@ async def test_a_client_that_goes_is_forgotten(queue: FakeQueue) -> None:
 
 
 async def test_a_client_that_does_not_read_is_told_the_newest_and_left_in_the_end(
-    queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+    queue: FakeQueue, made_lines: list[lines.Lines], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "UNREAD_SECONDS", 1.5)
     people = range(1, 101)
@@ -413,28 +413,8 @@ async def test_a_client_that_does_not_read_is_told_the_newest_and_left_in_the_en
         # Nobody else waits for it.
         async with following(queue.edge, 51) as other:
             assert (await other.place())["seats_left"] == 39
-        await eventually(lambda: not len(_feed()), timedelta(seconds=10))
-
-
-def _feed() -> feed.Feed:
-    """The watchers of the line."""
-    (line,) = _lines[-1]._lines.values()
-    return line.feed
-
-
-_lines: list[lines.Lines] = []
-
-
-@pytest.fixture(autouse=True)
-def noted_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps the lines of an edge at hand."""
-    made = lines.Lines.__init__
-
-    def note(self: lines.Lines, *args: Any, **kwargs: Any) -> None:
-        made(self, *args, **kwargs)
-        _lines.append(self)
-
-    monkeypatch.setattr(lines.Lines, "__init__", note)
+        (line,) = made_lines[-1]._lines.values()
+        await eventually(lambda: not len(line.feed), timedelta(seconds=10))
 
 
 @pytest.mark.usefixtures("fast")
