@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.site import hmac_key_ring
+from deploy.local.site import draw_secret, hmac_key_ring
 from services.common.eventlog import open_event_log
 from services.common.eventlog.topics import BOOKING_COMMANDS, BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS, TOPICS, dead
 
@@ -45,8 +45,9 @@ async def _run(service: str, environment: Mapping[str, str]) -> str:
     ],
 )
 async def test_dead_letters_come_back(service: str, topics: set[str], redis_url: str) -> None:
-    keys = {f"BOXOFFICE_{name}_KEYS": hmac_key_ring() for name in ("ADMISSION", "PLACE")}
+    keys = {f"BOXOFFICE_{name}_KEYS": hmac_key_ring() for name in ("ADMISSION", "PLACE", "RECEIPT")}
     urls = {"BOXOFFICE_REDIS_URL": redis_url, "BOXOFFICE_EVENTLOG_URL": redis_url}
+    keys["BOXOFFICE_DRAW_SECRET"] = draw_secret()
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "generated"), **SETTINGS, **keys, **urls}
     letter = base64.b64encode(service.encode())
     async with open_event_log(redis_url) as log, log.writer() as writer:

@@ -33,7 +33,7 @@ _KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 FORGED_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-def token(user_id: int = 7, *roles: str, lives: float = 900, key: rsa.RSAPrivateKey = _KEY, **claims: object) -> str:
+def token(user_id: int = 7, *roles: str, lives: float = 86_400, key: rsa.RSAPrivateKey = _KEY, **claims: object) -> str:
     """An access token as auth issues it."""
     now = time.time()
     known = {"iss": "boxoffice", "sub": str(user_id), "sid": "s", "roles": roles or ("buyer",)}

@@ -33,7 +33,7 @@ class Sale:
 
     @staticmethod
     def command(
-        user_id: int, seats: Sequence[int], key: str = "key-00001", *, event_id: int = EVENT, minutes: float = 10
+        user_id: int, seats: Sequence[int], key: str = "key-00001", *, event_id: int = EVENT, minutes: float = 600
     ) -> Booking:
         now = datetime.now(tz=UTC)
         return Booking(

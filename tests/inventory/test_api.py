@@ -62,7 +62,7 @@ async def auth_with_our_key() -> AsyncIterator[str]:
 
 def signed_in(user: int) -> grpc.aio.Metadata:
     now = int(time.time())
-    claims = {"iss": "boxoffice", "sub": str(user), "sid": "s", "roles": ["buyer"], "iat": now, "exp": now + 600}
+    claims = {"iss": "boxoffice", "sub": str(user), "sid": "s", "roles": ["buyer"], "iat": now, "exp": now + 86_400}
     token = jwt.encode(claims, SIGNING_KEY, algorithm="RS256", headers={"kid": "s1"})
     return grpc.aio.Metadata(("authorization", f"Bearer {token}"))
 

@@ -40,7 +40,7 @@ def bearer(user_id: int, *roles: str) -> tuple[tuple[str, str], ...]:
     """Metadata of a call by this account."""
     now = int(time.time())
     claims = {"iss": "boxoffice", "sub": str(user_id), "sid": "s", "roles": ["buyer", *roles]}
-    return (("authorization", f"Bearer {KEYS.sign({**claims, 'iat': now, 'exp': now + 600})}"),)
+    return (("authorization", f"Bearer {KEYS.sign({**claims, 'iat': now, 'exp': now + 86_400})}"),)
 
 
 class Neighbours(auth_rpc.AuthServiceServicer, inventory_rpc.EventServiceServicer, shop_rpc.ShopServiceServicer):
