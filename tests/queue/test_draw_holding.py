@@ -15,6 +15,7 @@ from services.common.eventlog.topics import QUEUE_DRAWS
 from services.queue.draw.entrants import Entrants, ascending
 from services.queue.draw.outcome import LineLost
 from services.queue.line.keys import line_key
+from services.queue.restore.book import LineBook
 from tests.queue.draws import (
     EVENT,
     JOINED_US,
@@ -67,7 +68,9 @@ async def test_everyone_gets_the_place_that_anyone_can_compute(here: House) -> N
 
 async def test_a_draw_is_kept_in_kafka_as_well(redis_url: str, kafka_url: str) -> None:
     event_id = uuid.uuid4().int >> 70  # the log outlives the test
-    async with house(redis_url, kafka_url) as here:
+    async with house(redis_url, kafka_url) as here, here.log.writer() as writer:
+        # Draws are looked for from then on.
+        await LineBook(here.log, writer, here.promises._seeds.commitment).begins(event_id, datetime.now(UTC))
         await enter(here.redis, PEOPLE, event_id)
         assert await here.holder.run(event_id, SALE)
         assert await standing(here.redis, event_id) == expected(PEOPLE, event_id)

@@ -109,13 +109,65 @@ def test_a_draw_and_its_receipts_verify_offline(published: Published, tmp_path: 
     key = key_of(PEOPLE)
     own = [user for user, lane in PEOPLE.items() if lane == PEOPLE[SOMEONE]]
     place = draw.order((draw.score(key, user), user) for user in own).index(SOMEONE) + 1
-    for receipt in (published.before, published.after):
+    # Only what was kept from before the draw shows what was promised.
+    for receipt, note in ((published.before, []), (published.after, ["NOTE"])):
         status, said = verify(*_files(published, tmp_path, receipt))
-        assert (status, [line.split()[0] for line in said]) == (0, ["OK", "OK", "INFO"])
-        assert said[2].endswith(f"place {place} of {len(own)} drawn in lane {PEOPLE[SOMEONE]}")
+        assert (status, [line.split()[0] for line in said]) == (0, ["OK", "OK", *note, "INFO"])
+        assert said[-1].endswith(f"place {place} of {len(own)} drawn in lane {PEOPLE[SOMEONE]}")
     status, said = verify(*_files(published, tmp_path, published.late), "--user", str(SOMEONE))
     assert status == 0
-    assert f"account {LATE} is not in the list" in said[3]
+    assert f"account {LATE} is not in the list" in said[-1]
+
+
+UNCHECKED = "NOTE    not checked against what was promised before the opening: give --commitment"
+
+
+def _exchanged(told: Published) -> Published:
+    """Another seed than was promised, with everything that is published made to fit."""
+    return _with_seed(told).changed(commitment=draw.commitment(b"s" * 32).hex())
+
+
+def test_a_seed_that_was_exchanged_afterwards_is_found_by_who_kept_the_promise(
+    published: Published, tmp_path: Path
+) -> None:
+    promised, exchanged = published.draw["commitment"], _exchanged(published)
+    fits = f"OK      the draw of event {EVENT} fits together: 300 people"
+    # Nobody else can know, and that is said.
+    assert verify(*_files(exchanged, tmp_path)) == (0, [fits, UNCHECKED])
+    status, said = verify(*_files(exchanged, tmp_path), "--commitment", promised)
+    assert (status, said) == (1, [f"FAILED  another commitment was promised before the opening: {promised}"])
+    status, said = verify(*_files(published, tmp_path), "--commitment", promised.upper())
+    assert (status, said) == (0, [f"OK      the draw of event {EVENT} is as promised: 300 people"])
+    status, said = verify(*_files(published, tmp_path), "--commitment", promised[1:])
+    assert (status, said) == (1, ["FAILED  the commitment that was kept is not 64 hexadecimal digits"])
+
+
+@pytest.mark.parametrize("receipt", ["before", "after"])
+def test_who_was_left_out_and_who_left_look_the_same_only_before_the_draw(
+    published: Published, tmp_path: Path, receipt: str
+) -> None:
+    without = _with_list(published, _without(published, _listed(published)).entrants)
+    status, said = verify(*_files(without, tmp_path, getattr(published, receipt)))
+    if receipt == "after":  # the list was closed: nobody leaves it any more
+        assert (status, said[0].split()[0]) == (1, "FAILED")
+        assert "is not in the list" in said[0]
+    else:
+        assert (status, [line.split()[0] for line in said]) == (3, ["OK", "UNSURE", "INFO"])
+        assert f"account {SOMEONE} took part as of 20" in said[1]
+        assert "If its owner did not leave, the house has to answer" in said[1]
+
+
+@pytest.mark.parametrize("receipt", ["before", "after"])
+def test_who_moved_by_a_pass_accuses_nobody(published: Published, tmp_path: Path, receipt: str) -> None:
+    claims = json.loads(base64.urlsafe_b64decode(getattr(published, receipt).split(".")[1] + "=="))
+    elsewhere = ReceiptKeys.parse(RECEIPT_KEYS).sign({**claims, "lane": claims["lane"] + 1})
+    status, said = verify(*_files(published, tmp_path, elsewhere))
+    assert status == 3
+    (unsure,) = [line for line in said if line.startswith("UNSURE")]
+    assert f"and is listed in lane {claims['lane']}: a pass leads into another lane" in unsure
+    # What else is wrong is not hidden by it.
+    forged = ReceiptKeys.parse(RECEIPT_KEYS).sign({**claims, "lane": claims["lane"] + 1, "commitment": "00" * 32})
+    assert verify(*_files(published, tmp_path, forged))[0] == 1
 
 
 Tampering = Callable[[Published], Published]
@@ -193,11 +245,10 @@ def test_a_receipt_whose_claims_were_changed_is_forged(published: Published, tmp
 
 async def test_a_score_of_the_houses_choice_is_found(published: Published, tmp_path: Path) -> None:
     claims = json.loads(base64.urlsafe_b64decode(published.after.split(".")[1] + "=="))
-    for claim, message in (("score", "was told score"), ("lane", "is listed in lane")):
-        receipt = ReceiptKeys.parse(RECEIPT_KEYS).sign({**claims, claim: claims[claim] + 1})
-        status, said = verify(*_files(published, tmp_path, receipt))
-        assert status == 1
-        assert message in said[0]
+    receipt = ReceiptKeys.parse(RECEIPT_KEYS).sign({**claims, "score": claims["score"] + 1})
+    status, said = verify(*_files(published, tmp_path, receipt))
+    assert status == 1
+    assert "was told score" in said[0]
 
 
 # --- over the network ----------------------------------------------------------------------------------------------
@@ -238,7 +289,7 @@ def _serving(told: Published, page_size: int) -> Iterator[str]:
 def test_a_draw_verifies_over_the_network(published: Published) -> None:
     with _serving(published, 97) as url:
         status, said = verify("--url", url, "--event", str(EVENT))
-        assert (status, said) == (0, [f"OK      the draw of event {EVENT} is as promised: 300 people"])
+        assert (status, said) == (0, [f"OK      the draw of event {EVENT} fits together: 300 people", UNCHECKED])
     status, said = verify("--url", "http://127.0.0.1:9", "--event", str(EVENT))
     assert status == 1
     assert said[0].startswith("FAILED  ")
@@ -251,9 +302,9 @@ def test_the_command_says_what_it_needs() -> None:
 
 def test_the_commands_of_the_document_verify_a_draw(published: Published, tmp_path: Path) -> None:
     with _serving(published, 97) as url:
-        said = by_hand(url, tmp_path, EVENT, SOMEONE, published.after)
+        said = by_hand(url, tmp_path, EVENT, SOMEONE, published.after, published.draw["commitment"])
     checks = [line for line in said if line.startswith(("right: ", "WRONG: "))]
-    assert len(checks) == DOCUMENT.count("\ncheck ") == 8
+    assert len(checks) == DOCUMENT.count('check "') + DOCUMENT.count('echo "right: the') == 9
     assert [line for line in checks if line.startswith("WRONG")] == []
     assert said[0] == "HELD"
     assert f"{SOMEONE} {PEOPLE[SOMEONE]}" in said
@@ -265,6 +316,7 @@ def test_the_commands_of_the_document_verify_a_draw(published: Published, tmp_pa
     [
         (lambda t: t.changed(seed="00" * 32), {"the seed is", "the key follows"}),
         (_with_seed, {"the seed is"}),
+        (_exchanged, {"the commitment is the one that was promised", "the receipt has the commitment"}),
         (lambda t: t.changed(draw_key="11" * 32), {"the key follows"}),
         (lambda t: _without(t, 50), {"the list has its digest"}),
         (lambda t: replace(t, entrants=[*t.entrants[:-1], "1000999 0"]), {"the list has its digest"}),
@@ -277,10 +329,19 @@ def test_the_commands_of_the_document_find_what_was_changed(
 ) -> None:
     changed = tamper(published)
     with _serving(changed, 1_000) as url:
-        said = by_hand(url, tmp_path, EVENT, SOMEONE, changed.after)
+        said = by_hand(url, tmp_path, EVENT, SOMEONE, changed.after, published.draw["commitment"])
     found = {line.removeprefix("WRONG: ") for line in said if line.startswith("WRONG")}
     assert all(any(line.startswith(start) for line in found) for start in wrong), said
     assert len(found) == len(wrong)
+
+
+def test_the_commands_of_the_document_say_what_they_could_not_check(published: Published, tmp_path: Path) -> None:
+    without = _with_list(published, _without(published, _listed(published)).entrants)
+    with _serving(without, 1_000) as url:
+        said = by_hand(url, tmp_path, EVENT, SOMEONE, published.before)
+    assert "not checked against what was promised before the opening" in said
+    assert [line for line in said if line.startswith("WRONG")] == []
+    assert [line for line in said if line.startswith("unsure: ")]
 
 
 def test_what_rest_tells_is_what_the_command_reads(published: Published) -> None:

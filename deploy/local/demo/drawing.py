@@ -104,4 +104,6 @@ def _run(edge: str, event_id: int, receipts: list[str]) -> tuple[int, str]:
         kept = ["--receipt", *map(str, files)] if files else []
         done = subprocess.run([*command, *kept], cwd=ROOT, capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).strip().splitlines()
-    return done.returncode, next((line for line in lines if line.startswith("FAILED")), lines[0] if lines else "")
+    return done.returncode, next(
+        (line for line in lines if line.startswith(("FAILED", "UNSURE"))), lines[0] if lines else ""
+    )

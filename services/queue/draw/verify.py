@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Final
 
@@ -35,6 +36,18 @@ class Place:
     # From 1 on, within the lane.
     position: int
     of: int
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a receipt comes to beside a draw, one line each."""
+
+    # What no honest house can explain.
+    wrong: list[str]
+    # What the owner may have done: a receipt proves entering, not staying, and not staying in that lane.
+    unsure: list[str]
+    # It was made before the draw, and has the commitment that was told then.
+    is_promise: bool
 
 
 class Draw:
@@ -65,8 +78,17 @@ class Draw:
         return bytes.fromhex(value)
 
     def problems(self) -> list[str]:
-        """What does not fit, one line each; nothing when the draw is as it was promised."""
+        """What does not fit together, one line each. Whether it is as promised, `promise_problems` tells."""
         return [*self._malformed[:_TOLD], *self._list_problems(), *self._arithmetic_problems()]
+
+    def promise_problems(self, kept: str) -> list[str]:
+        """What is wrong beside the commitment that was told before the opening, in hexadecimal. Raises Unusable."""
+        kept = kept.strip().lower()
+        if not _HEX.fullmatch(kept):
+            raise Unusable("the commitment that was kept is not 64 hexadecimal digits")
+        if kept != self.told.get("commitment"):
+            return [f"another commitment was promised before the opening: {kept}"]
+        return []
 
     def _list_problems(self) -> Iterator[str]:
         users = [int(line.partition(" ")[0]) for line in self.lines if _LINE.fullmatch(line)]
@@ -95,30 +117,53 @@ class Draw:
         order = draw.order(zip(draw.scores(self._key, users), users, strict=True))
         return Place(user_id, lane, draw.score(self._key, user_id), order.index(user_id) + 1, len(order))
 
-    def receipt_problems(self, receipt: str) -> list[str]:
-        """What is wrong with a receipt, in itself or against this draw."""
+    def receipt_findings(self, receipt: str) -> Findings:
+        """What a receipt comes to, in itself and beside this draw."""
         claims = _signed_claims(receipt, self.told.get("receipt_keys", []))
         if claims is None:
-            return ["the receipt is forged: no published key signed it"]
-        return list(self._promise_problems(claims))
+            return Findings(["the receipt is forged: no published key signed it"], [], is_promise=False)
+        wrong, unsure = list(self._broken_promises(claims)), list(self._changes(claims))
+        return Findings(wrong, unsure, is_promise=bool(claims.get("in_draw")) and "list_digest" not in claims)
 
-    def _promise_problems(self, claims: Mapping[str, Any]) -> Iterator[str]:
+    def _broken_promises(self, claims: Mapping[str, Any]) -> Iterator[str]:
         for claim, field in (("event_id", "event_id"), ("commitment", "commitment")):
             if claims.get(claim) != self.told.get(field):
                 yield f"the receipt is of {claim} {claims.get(claim)!r}, the draw of {self.told.get(field)!r}"
-        if not claims.get("in_draw"):
-            return  # joined after the draw: first come, first served
+        if not claims.get("in_draw") or "list_digest" not in claims:
+            return
+        # Made after the draw: the list was closed, and nobody leaves it any more.
         user_id = claims.get("user_id", 0)
         if user_id not in self.lanes:
-            yield f"account {user_id} has a receipt of having entered, and is not in the list"
-            return
-        if claims.get("lane") != self.lanes[user_id]:
-            yield f"account {user_id} entered lane {claims.get('lane')}, and is listed in lane {self.lanes[user_id]}"
-        if claims.get("score") is not None and claims["score"] != draw.score(self._key, user_id):
+            yield f"account {user_id} has a receipt of its place in the draw, and is not in the list"
+        if claims.get("score") != draw.score(self._key, user_id):
             drawn = draw.score(self._key, user_id)
-            yield f"account {user_id} was told score {claims['score']}, and drew {drawn}"
-        if claims.get("list_digest") is not None and claims["list_digest"] != self.told.get("list_digest"):
+            yield f"account {user_id} was told score {claims.get('score')}, and drew {drawn}"
+        if claims["list_digest"] != self.told.get("list_digest"):
             yield "the receipt is of another list: its list_digest is not the one of the draw"
+
+    def _changes(self, claims: Mapping[str, Any]) -> Iterator[str]:
+        """How the list differs from what stood when the receipt was made: before the draw, or after it."""
+        if not claims.get("in_draw"):
+            return  # joined after the draw: first come, first served
+        user_id, as_of = claims.get("user_id", 0), _as_of(claims)
+        if user_id in self.lanes and claims.get("lane") != self.lanes[user_id]:
+            yield (
+                f"account {user_id} stood in lane {claims.get('lane')} {as_of}, and is listed in lane "
+                f"{self.lanes[user_id]}: a pass leads into another lane, before the draw or after it. Without one the "
+                "house has to answer"
+            )
+        if user_id not in self.lanes and "list_digest" not in claims:
+            yield (
+                f"account {user_id} took part {as_of}, and is not in the list: who leaves before the opening is in no "
+                "list. If its owner did not leave, the house has to answer"
+            )
+
+
+def _as_of(claims: Mapping[str, Any]) -> str:
+    made = claims.get("iat")
+    if not isinstance(made, int):
+        return "when the receipt was made"
+    return f"as of {datetime.fromtimestamp(made, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def receipt_user(receipt: str) -> int:

@@ -5,14 +5,16 @@ import json
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from services.queue.draw.verify import Draw, Unusable, receipt_user
 
 _TIMEOUT_SECONDS: Final = 30
-_GOOD, _WRONG = 0, 1
+# 2 is what argparse ends with.
+_GOOD, _WRONG, _UNSURE = 0, 1, 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,30 +25,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--draw", type=Path, help="file: the answer of …/queue/draw")
     source.add_argument("--entrants", type=Path, help="file: one line `account lane` for each entrant")
     parser.add_argument("--user", type=int, help="tell this account's place, too")
-    receipts = "files: verify these receipts, too"
+    parser.add_argument(
+        "--commitment", metavar="HEX", help="the commitment that was told before the opening, as you kept it"
+    )
+    receipts = "files: verify these receipts, too; one from before the opening has the commitment in it"
     parser.add_argument("--receipt", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help=receipts)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Verifies and tells; answers the exit status: 0 when everything fits, 1 when something does not."""
+    """Verifies and tells; answers the exit status.
+
+    0: everything fits. 1: something does not. 3: nothing is wrong, and a receipt says what only its owner can explain.
+    """
     try:
         draw = _draw(arguments)
-        problems = draw.problems()
         receipts = [file.read_text().strip() for file in arguments.receipt]
-        problems += [problem for receipt in receipts for problem in draw.receipt_problems(receipt)]
+        verdict = _judge(draw, arguments.commitment, receipts)
         places = [_place(draw, user_id) for user_id in _users(arguments.user, receipts)]
     except (Unusable, OSError, ValueError) as error:
         _say(f"FAILED  {error}")
         return _WRONG
-    for problem in problems:
-        _say(f"FAILED  {problem}")
-    if not problems:
-        _say(f"OK      the draw of event {draw.told.get('event_id')} is as promised: {len(draw.lines)} people")
-        if receipts:
-            _say(f"OK      signed by the house, and kept: {len(receipts)} receipts")
-    for place in places:
-        _say(place)
-    return _WRONG if problems else _GOOD
+    for line in (*verdict.lines(draw), *places):
+        _say(line)
+    return _WRONG if verdict.problems else _UNSURE if verdict.unsure else _GOOD
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What came out about a draw and the receipts that were given."""
+
+    problems: list[str]
+    unsure: list[str]
+    # Receipts that show that they were kept.
+    kept: int
+    # Somebody had kept what was promised before the opening.
+    is_promise_checked: bool
+
+    def lines(self, draw: Draw) -> Iterator[str]:
+        yield from (f"FAILED  {problem}" for problem in self.problems)
+        if not self.problems:
+            verdict = "is as promised" if self.is_promise_checked else "fits together"
+            yield f"OK      the draw of event {draw.told.get('event_id')} {verdict}: {len(draw.lines)} people"
+            if self.kept:
+                yield f"OK      signed by the house, and kept: {self.kept} receipts"
+        yield from (f"UNSURE  {each}" for each in self.unsure)
+        if not self.is_promise_checked:
+            yield "NOTE    not checked against what was promised before the opening: give --commitment"
+
+
+def _judge(draw: Draw, commitment: str | None, receipts: Sequence[str]) -> _Verdict:
+    findings = [draw.receipt_findings(receipt) for receipt in receipts]
+    problems = draw.problems() + ([] if commitment is None else draw.promise_problems(commitment))
+    problems += [problem for each in findings for problem in each.wrong]
+    unsure = [change for each in findings for change in each.unsure]
+    kept = sum(not (each.wrong or each.unsure) for each in findings)
+    return _Verdict(problems, unsure, kept, commitment is not None or any(each.is_promise for each in findings))
 
 
 def _users(asked: int | None, receipts: Sequence[str]) -> list[int]:

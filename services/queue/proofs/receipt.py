@@ -1,6 +1,7 @@
 """Receipts that strangers can verify: a JWS (EdDSA) of what an account was promised.
 
-A signed place is made for us to read, a million times; a receipt for others, when somebody asks for one.
+A signed place is made for us to read, a million times; a receipt for others, when somebody asks for one. It tells what
+was so when it was made (`iat`): it proves that somebody entered, not that they stayed, or stayed in that lane.
 """
 
 import base64
