@@ -218,7 +218,7 @@ class AdmissionRequired(Exception):
 
 
 class AdmissionInvalid(Exception):
-    """The admission token is forged, expired, or of another account or event."""
+    """The admission token is forged, expired, of another account or event, or of an admission that has ended."""
 
     reason = "ADMISSION_INVALID"
 

@@ -22,6 +22,7 @@ from services.common.lua import Script
 from services.inventory import records
 from services.inventory.domain import (
     PAYMENT_PATIENCE,
+    AdmissionInvalid,
     Booking,
     BookingState,
     IdempotencyKeyReused,
@@ -66,6 +67,8 @@ class HoldRequest:
     request_hash: bytes
     limit: int
     blocks: tuple[Block, ...]
+    # What the admission token is known by; "" where nobody was let in by one.
+    token_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,8 @@ class Holds:
     async def hold_many(self, requests: Sequence[HoldRequest]) -> list[HoldOutcome | Exception]:
         """Holds seats for each request, or tells why not, in order: one pipeline.
 
-        SeatsTaken also means that no block of several was free. Unavailable: the event could not be rebuilt.
+        SeatsTaken also means that no block of several was free. AdmissionInvalid: the admission was revoked.
+        Unavailable: the event could not be rebuilt.
         """
         await self._reap_events({request.event_id for request in requests})
         outcomes = await self._try_hold(requests)
@@ -149,6 +153,7 @@ class Holds:
             "limit": request.limit,
             "hold_ms": self._provisional_ms,
             "pay_ms": self._pay_ms,
+            "token_id": request.token_id,
             "blocks": [block.packed() for block in request.blocks],
         }
 
@@ -316,8 +321,8 @@ def _outcome(request: HoldRequest, answer: Any) -> HoldOutcome | Exception | Non
         case b"HELD" | b"REPEAT":
             booking = records.unpack(request.event_id, request.booking_id, rest[0])
             return HoldOutcome(booking, repeat=verdict == b"REPEAT")
-        case b"KEY_REUSED":
-            return IdempotencyKeyReused()
+        case b"KEY_REUSED" | b"REVOKED":
+            return IdempotencyKeyReused() if verdict == b"KEY_REUSED" else AdmissionInvalid()
         case b"LIMIT":
             return TicketLimit(request.limit)
         case b"TAKEN":

@@ -72,7 +72,7 @@ class Reservations:
         sales = await self._sales({wishes[at].event_id for at in proven})
         for at, admission in proven.items():
             self._check(at, wishes[at], sales[wishes[at].event_id], admission, results)
-        await self._hold({at: wish for at, wish in enumerate(wishes) if at not in results}, sales, results)
+        await self._hold({at: wish for at, wish in enumerate(wishes) if at not in results}, proven, sales, results)
         await self._answer_repeats(wishes, proven, results)
         await self._promise(wishes, results)
         for result in results.values():
@@ -112,12 +112,18 @@ class Reservations:
         except Exception as refusal:  # noqa: BLE001 - whatever it is, it concerns one wish
             results[at] = refusal
 
-    async def _hold(self, wishes: dict[int, Wish], sales: Mapping[int, Sale | Exception], results: _Results) -> None:
+    async def _hold(
+        self,
+        wishes: dict[int, Wish],
+        proven: Mapping[int, AdmissionToken],
+        sales: Mapping[int, Sale | Exception],
+        results: _Results,
+    ) -> None:
         """Fills in a result for each wish. Those whose blocks were all taken try again with a newer picture."""
         looked_again: set[int] = set()
         for _ in range(_ROUNDS):
             blocks = await self._blocks(wishes, looked_again, results)
-            requests = [_request(wishes[at], sales[wishes[at].event_id], blocks[at]) for at in blocks]
+            requests = [_request(wishes[at], proven[at], sales[wishes[at].event_id], blocks[at]) for at in blocks]
             results.update(zip(blocks, await self._hold_timed(requests), strict=True))
             wishes = {at: wish for at, wish in wishes.items() if wish.quantity and isinstance(results[at], SeatsTaken)}
             if not wishes:
@@ -238,7 +244,9 @@ class Reservations:
             _log.warning("holds are left to end by themselves", extra={"fields": {"error": repr(error)}})
 
 
-def _request(wish: Wish, sale: Sale | Exception, blocks: Sequence[tuple[int, ...]]) -> HoldRequest:
+def _request(
+    wish: Wish, admission: AdmissionToken, sale: Sale | Exception, blocks: Sequence[tuple[int, ...]]
+) -> HoldRequest:
     assert isinstance(sale, Sale), "only wishes whose sale was found are held"
     return HoldRequest(
         booking_id=wish.booking_id,
@@ -247,6 +255,7 @@ def _request(wish: Wish, sale: Sale | Exception, blocks: Sequence[tuple[int, ...
         request_hash=wish.request_hash,
         limit=sale.event.tickets_per_person,
         blocks=tuple(Block(seats, sale.seat_map.price_of_all(seats)) for seats in blocks),
+        token_id=admission.token_id,
     )
 
 

@@ -35,6 +35,8 @@ from services.inventory.payments.dummy import DummyGateway
 from services.inventory.payments.flow import PaymentFlow
 from services.inventory.recovery import Completer, Reconciler, Sweeper
 from services.inventory.reservation import Reservations
+from services.inventory.revocations import GROUP as ADMISSIONS
+from services.inventory.revocations import Revocations
 from services.inventory.seed import MIGRATIONS
 from services.inventory.settings import InventorySettings
 from services.inventory.shop import BACKLOG_AFTER, HoldTimes, ShopMeter
@@ -113,6 +115,9 @@ async def wire_worker(lifecycle: Lifecycle, settings: InventorySettings) -> int:
     worker = ReservationWorker(parts.ledger, settle, relay.nudge)
     lifecycle.background("reservations", partial(consume, parts.log, GROUP, [topics.BOOKING_COMMANDS], worker.handle))
     lifecycle.background("lag", partial(watch_lag, parts.log, GROUP, [topics.BOOKING_COMMANDS]))
+    ended = Revocations(parts.redis)
+    lifecycle.background("admissions", partial(consume, parts.log, ADMISSIONS, [topics.QUEUE_EVENTS], ended.handle))
+    lifecycle.background("lag-of-admissions", partial(watch_lag, parts.log, ADMISSIONS, [topics.QUEUE_EVENTS]))
     lifecycle.background("outbox", relay.run)
     lifecycle.background("sweeper", Sweeper(parts.ledger, settle, relay.nudge).run)
     lifecycle.background("completer", Completer(parts.ledger, gateway, settle, relay.nudge).run)

@@ -17,11 +17,13 @@ from boxoffice.inventory.v1 import booking_service_pb2 as pb
 from boxoffice.inventory.v1 import booking_service_pb2_grpc as booking_rpc
 from boxoffice.inventory.v1 import event_service_pb2 as event_pb
 from boxoffice.inventory.v1 import event_service_pb2_grpc as event_rpc
+from boxoffice.queue.v1 import queue_events_pb2 as queue_pb
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from services.common.errors import from_rpc_error, from_status
+from services.common.eventlog import open_event_log, topics
 from services.common.grpc_channel import connect
-from services.common.keyring import KeyRing
+from services.common.keyring import AdmissionToken, KeyRing
 from services.common.lifecycle import Lifecycle, running
 from services.common.migrations import migrate
 from services.common.mysql import Database, DatabaseUnavailable, open_database
@@ -152,6 +154,32 @@ async def test_the_api_alone_is_not_taken_out_of_balancing_while_mysql_is_away(
     async with running(partial(wire, role, settings), 1) as process:
         await process.health.check()
         assert process.health.serving is serves
+
+
+async def test_who_leaves_the_line_is_refused_at_the_seats_within_a_second(
+    client: Client, settings: InventorySettings
+) -> None:
+    request = client.request(1, 3)
+    token = AdmissionToken.decode(KeyRing.parse(ADMISSION_KEYS), request.admission_token)
+    fact = queue_pb.QueueEvent(id="1-1-0", event_id=client.event_id)
+    fact.place_left.user_id, fact.place_left.admission_token_id = 1, token.token_id
+    fact.place_left.admission_expire_time.FromMilliseconds(token.expire_time_ms)
+    async with open_event_log(settings.eventlog_url) as log, log.writer() as writer:
+        record = queue_pb.QueueEvents(events=[fact]).SerializeToString()
+        await writer.append(topics.QUEUE_EVENTS, str(client.event_id), record)
+    left = time.monotonic()
+
+    async def refused() -> bool:
+        request.idempotency_key = f"key-{time.monotonic_ns()}"
+        try:
+            await client.bookings.Reserve(request, metadata=signed_in(1))
+        except grpc.aio.AioRpcError as error:
+            return from_rpc_error(error)[0] == "ADMISSION_INVALID"
+        return False
+
+    assert await eventually(refused, timedelta(seconds=5))
+    assert time.monotonic() - left < 1
+    await client.reserve(2, 4)
 
 
 async def test_events_are_listed_and_read_by_anyone(client: Client) -> None:

@@ -6,6 +6,7 @@ KEYS
   4 expiries     sorted set: booking id, score = when reap looks at it, ms
   5 limits       hash: user id -> tickets in live bookings
   6 counts       hash: total, left, sold, version; absent until the event is rebuilt from MySQL
+  7 revoked      sorted set of admissions that ended early: id of their tokens by when those end, ms
 ARGV
   1 booking_id   derived from account, event and key: the same for a repeat
   2 user_id
@@ -13,20 +14,23 @@ ARGV
   4 limit        tickets that one person may have
   5 hold_ms      life of the hold unless it becomes durable
   6 pay_ms       time to pay, promised to the buyer
-  7 blocks...    ranked candidates, each packed: amount u64, then seat indexes u32; all of one size
+  7 token_id     what the account's admission token is known by
+  8 blocks...    ranked candidates, each packed: amount u64, then seat indexes u32; all of one size
 RETURNS
   {"HELD", record}        the first block that was wholly free is taken
   {"REPEAT", record}      the booking is known; nothing changed
   {"KEY_REUSED"}          the booking is known, with another request
+  {"REVOKED"}             the admission has ended: nothing is held for it any more
   {"LIMIT"}               the person would have too many tickets
   {"TAKEN", left, ...}    no block is wholly free: seats left in the event, then the taken seats of the first block
   {"NOT_READY"}           fail closed: rebuild the event first
 COMPLEXITY O(seats of all blocks)
 ]]
-local seats, owners, holds, expiries, limits, counts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local seats, owners, holds, expiries = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local limits, counts, revoked = KEYS[5], KEYS[6], KEYS[7]
 local booking_id, user_id, request_hash = ARGV[1], ARGV[2], ARGV[3]
 local limit, hold_ms, pay_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local blocks = {unpack(ARGV, 7)}
+local token_id, blocks = ARGV[7], {unpack(ARGV, 8)}
 local PENDING = 1
 
 if redis.call('EXISTS', counts) == 0 then return {'NOT_READY'} end
@@ -38,6 +42,8 @@ if known then
   if string.byte(known, 1) ~= PENDING or string.byte(known, 2) == 1 then return {'REPEAT', known} end
   blocks = {string.sub(known, 59)}
 end
+
+if redis.call('ZSCORE', revoked, token_id) then return known and {'REPEAT', known} or {'REVOKED'} end
 
 local quantity = (#blocks[1] - 8) / 4
 local mine = tonumber(redis.call('HGET', limits, user_id) or 0)
