@@ -175,7 +175,82 @@ async def test_a_lost_place_of_the_draw_comes_back_with_what_was_drawn(redis: Re
     assert (with_proof.outcome, with_proof.score, with_proof.standing.join_us) == ("restored", scores[1], 7)
     assert (without.outcome, without.score) == ("restored", scores[2])
     assert (await join(store, 1, proof=Proof(0, 7))).outcome == "found"
-    assert (await join(store, 4, proof=Proof(0, 7))).score > 1 << 50  # not on the list
+
+
+async def test_an_entrant_who_comes_back_when_the_list_is_closed_stands_before_all_who_joined_later(
+    redis: Redis,
+) -> None:
+    store = await _open_list(redis)
+    asleep = [(await join(store, user, sale=SCHEDULED)).standing.join_us for user in (5, 6)]
+    await redis.flushdb()
+    await build(redis, is_held=False)
+    await join(store, 1, sale=SCHEDULED)
+    (drawn,) = (await _hold(redis, [1])).values()
+    newcomer = await join(store, 2)
+    await join(store, 6)  # by a device without the signed place
+
+    late = [await join(store, user, proof=Proof(0, joined)) for user, joined in zip((5, 6), asleep, strict=True)]
+
+    assert [(each.outcome, each.score) for each in late] == [("restored", asleep[0]), ("found", asleep[1])]
+    assert drawn < asleep[0] < asleep[1] < newcomer.score
+    assert await redis.zrange(USERS, 0, -1) == [b"1", b"5", b"6", b"2"]
+    # Once.
+    await store.leave(EVENT, 5)
+    assert (await join(store, 5, proof=Proof(0, asleep[0]))).score > newcomer.score
+
+
+async def test_who_entered_a_line_that_was_not_lost_and_is_not_in_its_list_gave_up(redis: Redis) -> None:
+    store = await _open_list(redis)
+    entered = (await join(store, 1, sale=SCHEDULED)).standing.join_us
+    await join(store, 2, sale=SCHEDULED)
+    await redis.zrem(ENTRANTS, "1")
+    await _hold(redis, [2])
+
+    again = await join(store, 1, proof=Proof(0, entered))
+
+    assert (again.outcome, again.score > entered) == ("joined", True)
+
+
+async def test_an_entrant_who_first_joins_without_the_signed_place_enters_the_draw_all_the_same(redis: Redis) -> None:
+    store = await _open_list(redis)
+    entered = (await join(store, 1, sale=SCHEDULED)).standing.join_us
+    await redis.flushdb()
+    await build(redis, is_held=False)
+    plain = await join(store, 1)  # the sale is open, and so is the list: people come back
+    assert not plain.standing.in_draw
+
+    again = await join(store, 1, proof=Proof(0, entered))
+
+    assert (again.outcome, again.standing.in_draw, again.standing.join_us) == ("found", True, entered)
+    assert await redis.zcard(USERS) == 0
+    assert await redis.zrange(line_key(EVENT, "changed"), 0, -1) == [b"1"]
+    # The place that was replaced is not lived beside it.
+    assert (await join(store, 1, restore=plain.score)).standing.in_draw
+    assert await redis.zcard(USERS) == 0
+
+
+async def test_control_without_taking_the_plain_place_an_entrant_stands_twice(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_guard(monkeypatch, tmp_path, "restore", "redis.call('ZREM', sets[place.lane], user_id)")
+    store = await _open_list(redis)
+    await join(store, 1)
+
+    await join(store, 1, proof=Proof(0, 7))
+
+    assert await redis.zcard(USERS) + await redis.zcard(ENTRANTS) == 2
+
+
+async def test_a_listed_entrant_comes_back_to_the_lane_of_the_list(redis: Redis) -> None:
+    store = await _open_list(redis)
+    await join(store, 1, sale=SCHEDULED)
+    scores = await _hold(redis, [1])
+    await redis.delete(USERS)
+    await cast("Any", redis.hset(line_key(EVENT, "lanes"), "1", "2"))  # as the list, taken over, says
+
+    back = await join(store, 1, proof=Proof(0, 7, lane=0))  # signed before a pass led there
+
+    assert (back.standing.lane, back.score) == (2, scores[1])
 
 
 @pytest.mark.parametrize("shown", ["nothing", "entered", "drawn"])

@@ -71,6 +71,13 @@ def flag(answer: list[Any]) -> int:
     return int(told)
 
 
+def added(one: int | Exception, other: int | Exception) -> int | Exception:
+    """Both figures of an event together; without one of them there is no telling."""
+    if isinstance(one, Exception) or isinstance(other, Exception):
+        return one if isinstance(one, Exception) else other
+    return one + other
+
+
 def reading(answer: list[Any], users: Sequence[int]) -> Reading:
     """The answer of read for these users. Raises NotBuilt."""
     if not answer[0]:

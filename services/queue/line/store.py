@@ -175,9 +175,8 @@ class LineStore:
         calls = [(line_keys(_FINISH, each.event_id), _finish_args(each)) for each in purchases]
         done: dict[int, int | Exception] = {}
         for purchase, answer in zip(purchases, await _FINISH.call_many(self._redis, calls), strict=True):
-            before, now = done.get(purchase.event_id, 0), replies.settled(answer, replies.flag)
-            errors = [each for each in (before, now) if isinstance(each, Exception)]
-            done[purchase.event_id] = errors[0] if errors else before + now
+            now = replies.settled(answer, replies.flag)
+            done[purchase.event_id] = replies.added(done.get(purchase.event_id, 0), now)
         return done
 
     async def set_progress_many(self, reports: Sequence[Progress]) -> None:

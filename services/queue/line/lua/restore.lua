@@ -37,50 +37,53 @@ local built, until_ms, limit_ms, last = unpack(redis.call('HMGET', line, 'built'
 if not built then return {0, 'NOT_BUILT'} end
 until_ms, limit_ms, last = tonumber(until_ms or 0), tonumber(limit_ms or 0), tonumber(last or 0)
 local closed, held, key, count = unpack(redis.call('HMGET', draw, 'closed_ms', 'held_ms', 'key', 'entrant_count'))
-local is_complete = held and redis.call('ZCARD', entrants) == tonumber(count or 0)
 local refusal = now_ms >= close_ms and 'SALE_CLOSED' or redis.call('HGET', sale, 'sold_out') == '1' and 'SOLD_OUT'
 
-local function stand(user_id, lane, set, score, join_us)
+local function stand(place, lane, set, score, join_us)
+  local user_id, standing = place.user_id, place.standing
+  if refusal and not standing then return refusal end
+  if standing then -- after Redis was lost, a device without the proof may have joined anew before the one that has it
+    redis.call('HSET', places, user_id .. ':replaced', string.format('%.0f', math.max(standing, place.replaced)))
+    redis.call('ZREM', sets[place.lane], user_id)
+    redis.call('ZADD', changed, now_ms, user_id)
+  end
   if lane == 0 then redis.call('HDEL', lanes, user_id) else redis.call('HSET', lanes, user_id, lane) end
   redis.call('ZADD', set, string.format('%.0f', score), user_id)
   last = math.max(last, score)
   redis.call('HINCRBY', line, 'restored', 1)
   -- Only a line that was lost has places that are older than itself. Once it goes on, a straggler does not stop it again.
-  if join_us < tonumber(built) and (until_ms == 0 or now_ms < until_ms) and now_ms < limit_ms then
-    until_ms = math.min(limit_ms, now_ms + quiet_ms)
-  end
-  return 'restored'
+  local prolongs = join_us < tonumber(built) and (until_ms == 0 or now_ms < until_ms) and now_ms < limit_ms
+  if prolongs then until_ms = math.min(limit_ms, now_ms + quiet_ms) end
+  return standing and 'found' or 'restored'
 end
 
 local function restore(user_id, score, join_us, lane, drawn)
   local known = redis.call('HMGET', places, user_id, user_id .. ':replaced')
   local state, ended = string.match(known[1] or '', '^(%a):(%d+):')
-  local before = tonumber(redis.call('HGET', lanes, user_id) or 0)
+  local before, replaced = tonumber(redis.call('HGET', lanes, user_id) or 0), tonumber(known[2] or 0)
   local standing = tonumber(redis.call('ZSCORE', sets[before], user_id) or nil)
   local entered = redis.call('ZSCORE', entrants, user_id)
+  local place = {user_id = user_id, lane = before, standing = standing, replaced = replaced}
   lane = lane or before
   if drawn or score == 0 then
     -- The closed list decides who was in the draw; where it was lost, a signed place does. Who gave up has a 0 on record.
-    if ended == '0' or (is_complete and not entered) then return 'PLAIN' end
-    if not held and (entered or state or standing) then return 'PLAIN' end
-    if not held and closed then return 'DRAWING' end
-    if not held then return refusal or stand(user_id, lane, entrants, join_us, join_us) end
-    if not drawn or key ~= drawn_key then return 'DRAWN' end
-    if entered and join_us > 0 then redis.call('ZADD', entrants, 'XX', string.format('%.0f', join_us), user_id) end
+    if ended == '0' or (not held and (entered or state or (closed and standing))) then return 'PLAIN' end
+    if not held then return closed and 'DRAWING' or stand(place, lane, entrants, join_us, join_us) end
+    if not entered and redis.call('ZCARD', entrants) == tonumber(count or 0) then
+      -- Came back when the list of a lost line was closed: stands behind the drawn, before those who joined later.
+      if state or join_us == 0 or join_us >= tonumber(built) then return 'PLAIN' end
+      score = join_us
+    elseif not drawn or key ~= drawn_key then return 'DRAWN'
+    elseif entered then
+      lane = before -- that of the list, whatever was told before it was closed
+      redis.call('ZADD', entrants, 'XX', join_us > 0 and string.format('%.0f', join_us) or entered, user_id)
+    end
   end
   -- A place that came to its end already, or was replaced by an earlier one in a life before, is not lived again.
-  local spent, replaced = tonumber(ended or 0), tonumber(known[2] or 0)
-  if not standing or standing > replaced then spent = math.max(spent, replaced) end
-  if score <= spent or state == 'R' or state == 'A' or state == 'M' or (standing and standing <= score) then
-    return 'PLAIN'
-  end
-  if not standing then return refusal or stand(user_id, lane, sets[lane], score, join_us) end
-  -- After Redis was lost, a device without the proof may have joined anew before the one that has it.
-  redis.call('HSET', places, user_id .. ':replaced', string.format('%.0f', math.max(standing, replaced)))
-  redis.call('ZREM', sets[before], user_id)
-  redis.call('ZADD', changed, now_ms, user_id)
-  stand(user_id, lane, sets[lane], score, join_us)
-  return 'found'
+  local spent = math.max(tonumber(ended or 0), (not standing or standing > replaced) and replaced or 0)
+  local is_called = string.find('RAM', state or '-', 1, true)
+  if score <= spent or is_called or (standing and standing <= score) then return 'PLAIN' end
+  return stand(place, lane, sets[lane], score, join_us)
 end
 
 local answer = {1, held and key or ''}
