@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, ViewportSize, expect
+from playwright.async_api import Browser, Locator, Page, ViewportSize, expect
 
 from tests.e2e.browser import chromium
 from tests.e2e.stage import LINE, USER, Stage, moment, place, stage
@@ -154,11 +154,50 @@ async def test_the_browser_checks_the_draw_itself(browser: Browser, made: Stage)
     saved = await (await receipt.value).path()
     assert await asyncio.to_thread(saved.read_text) == "head.payload.signature"
 
-    for draw, told in (({**HELD, "seed": "ff" * 32}, "could not check"), ({**HELD, "entrant_count": 0}, "Nobody took")):
+    for draw, told in (
+        ({**HELD, "seed": "ff" * 32}, "does not fit together"),
+        ({**HELD, "entrant_count": 0}, "Nobody took"),
+    ):
         made.draw = draw
         await page.reload()
         await page.locator("summary").click()
         await expect(page.locator(".verify")).to_contain_text(told)
+
+
+async def _check(page: Page) -> Locator:
+    """What the page says of the draw when it is loaded anew."""
+    await page.reload()
+    await page.locator("summary").click()
+    return page.locator(".verify")
+
+
+async def test_the_browser_keeps_what_was_promised_and_compares_it(browser: Browser, made: Stage) -> None:
+    made.stands(score=SCORE)
+    made.draw = HELD
+    page = await open_line(browser, made, language="en")
+    # Who comes after the opening cannot know what was promised before.
+    await expect(await _check(page)).to_contain_text("Not checked against what was promised")
+
+    made.stands(**STATES["draw"])
+    made.event["sale_open_time"] = moment(minutes=12)
+    made.draw = COMMITTED
+    await page.reload()
+    await expect(page.locator(".verify")).to_contain_text(COMMITTED["commitment"])
+    made.stands(score=SCORE)
+    made.event["sale_open_time"] = moment(hours=-1)
+    made.draw = HELD
+    await expect(await _check(page)).to_contain_text("the one that this browser kept")
+    # Another seed, with everything that is published made to fit.
+    seed = b"s" * 32
+    key = hmac.digest(seed, DIGEST, "sha256").hex()
+    made.draw = {**HELD, "seed": seed.hex(), "draw_key": key, "commitment": hashlib.sha256(seed).hexdigest()}
+    told = await _check(page)
+    await expect(told).to_contain_text("has been exchanged")
+    await expect(told).to_contain_text(COMMITTED["commitment"])
+    await expect(told).to_contain_text("Your own number does not follow")
+    # And it is not taken for the promise by and by.
+    made.draw = HELD
+    await expect(await _check(page)).to_contain_text("the one that this browser kept")
 
 
 async def test_a_lost_place_is_brought_back_by_its_proof(browser: Browser, made: Stage) -> None:

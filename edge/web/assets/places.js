@@ -1,8 +1,10 @@
-// What a person carries: the proof of a place, which outlives this page and the line itself, and a pass for a lane.
+// What a person carries: the proof of a place, which outlives this page and the line itself, a pass for a lane, and what
+// was promised of the draw.
 
 import { account } from "./api.js";
 
 const placeKey = (eventId) => `boxoffice.place.${account()?.user_id}.${eventId}`;
+const promiseKey = (eventId) => `boxoffice.commitment.${eventId}`;
 const passKey = (eventId) => `boxoffice.lane_pass.${eventId}`;
 
 /** The proof of this account's place in the line of an event, or null. */
@@ -14,6 +16,16 @@ export function keptPlace(eventId) {
 export function keepPlace(eventId, signedPlace) {
   if (signedPlace) localStorage.setItem(placeKey(eventId), signedPlace);
   else localStorage.removeItem(placeKey(eventId));
+}
+
+/** The commitment of an event's draw as this browser saw it first, before the opening; or null. */
+export function keptCommitment(eventId) {
+  return localStorage.getItem(promiseKey(eventId));
+}
+
+/** Keeps the first one for ever: another one later is what it is kept for. */
+export function keepCommitment(eventId, commitment) {
+  if (!keptCommitment(eventId)) localStorage.setItem(promiseKey(eventId), commitment);
 }
 
 /** The pass that brought the person here, until it was used. */

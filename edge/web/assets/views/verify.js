@@ -3,6 +3,7 @@
 import { account, call } from "../api.js";
 import { h } from "../dom.js";
 import { count, t, when } from "../i18n.js";
+import { keepCommitment, keptCommitment } from "../places.js";
 
 const SCORE_BITS = 50;
 
@@ -31,12 +32,18 @@ async function tell(body, line, place) {
     return;
   }
   const drawn = held && place.score > 0 && place.score < 2 ** SCORE_BITS;
+  if (draw.state === "OPEN") keepCommitment(place.event_id, draw.commitment);
+  const kept = keptCommitment(place.event_id);
   const checks = held ? await check(draw, drawn ? place.score : null) : [];
+  const broken = kept !== null && kept !== draw.commitment;
+  if (broken) checks.unshift("verify_broken");
+  else if (held) checks.push(kept ? "verify_kept" : "verify_unkept");
   body.replaceChildren(
     h("p", { text: t(held ? "verify_held" : "verify_open") }),
     held && !drawn ? h("p", { text: t("verify_late") }) : "",
     h("dl", { class: "proofs" },
       fact("commitment", draw.commitment),
+      broken ? fact("kept_commitment", kept) : null,
       held ? ["seed", "list_digest", "draw_key"].map((name) => fact(name, draw[name])) : null,
       drawn ? fact("own_number", count(place.score)) : null,
       held ? fact("closed_at", when(draw.close_time)) : null,
@@ -80,9 +87,9 @@ async function check(draw, score) {
   if (!crypto.subtle) return ["verify_unchecked"];
   const promised = hex(await crypto.subtle.digest("SHA-256", bytes(draw.seed))) === draw.commitment;
   const follows = hex(await hmac(draw.seed, bytes(draw.list_digest))) === draw.draw_key;
-  if (!promised || !follows) return ["verify_unchecked"];
-  const mine = score !== null && score === (await ownNumber(draw));
-  return mine ? ["verify_checked", "verify_mine"] : ["verify_checked"];
+  if (!promised || !follows) return ["verify_wrong"];
+  if (score === null) return ["verify_checked"];
+  return ["verify_checked", score === (await ownNumber(draw)) ? "verify_mine" : "verify_not_mine"];
 }
 
 /** The number that the draw gives to this account; it orders the line, smallest first. */
