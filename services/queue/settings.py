@@ -72,8 +72,8 @@ class QueueSettings(CommonSettings):
     admission_keys: Keys
     # Of signed places; queue's own.
     place_keys: Keys
-    # The seeds of all draws are made of it. Changed while a draw is pending, it breaks what people were promised: that draw
-    # is not held, and its sale does not open, until the old secret is back.
+    # The seeds of all draws are made of it. Changed while a draw is pending, it breaks what people were promised: that
+    # draw is not held, and its sale does not open, until the old secret is back.
     draw_secret: Annotated[SecretStr, AfterValidator(_check_secret)]
     # "kid1:base64,kid2:base64" of Ed25519 seeds, 32 bytes each; the first signs receipts, all are published.
     receipt_keys: Annotated[SecretStr, AfterValidator(_check_receipt_keys)]
