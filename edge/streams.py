@@ -5,7 +5,7 @@ stream, `data:` is one line of JSON. There is no resuming: every stream begins w
 keeps quiet connections open, every 15 s. Before the first message an error is an ordinary problem response; after it,
 an event of type `problem` whose data is the problem document, and the end. A stream that just ends was complete, or
 the edge is being restarted: a client that has seen no final state connects again. A client that does not read for a
-minute is hung up on.
+minute is hung up on. One account has eight streams of a route through one process; the oldest ends for a ninth.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from edge import problems
 from edge.transcode.dump import DumpMessage, to_json
 from services.common import metrics
+from services.common.caller import caller_var
 from services.common.errors import Unavailable
 
 MEDIA_TYPE: Final = "text/event-stream"
@@ -37,6 +38,9 @@ _HEARTBEAT: Final = b": still here\n\n"
 HEARTBEAT_SECONDS: Final = 15.0
 # Longer than a phone without reception needs to be back; then what it was sent is old, and the connection dead.
 UNREAD_SECONDS: Final = 60.0
+# Of one account and route, in this process: more than anybody has tabs and devices. Without a bound one account could
+# hold the memory and the time of a thousand people.
+MOST_STREAMS: Final = 8
 # How soon a client that has gone is noticed.
 _SWEEP_SECONDS: Final = 1.0
 # Streams that are served without a break. An event costs about 10 µs, most of it the kernel's, so that other requests
@@ -112,8 +116,7 @@ class EventStream(web.StreamResponse):
         elif unread := transport.get_write_buffer_size():
             # It needs no sign of life, and must not make the others wait.
             if self._is_stuck(unread, now):
-                transport.abort()
-                self.end()
+                self.hang_up()
         else:
             self._unread_since = None
             if now - self._last_write >= HEARTBEAT_SECONDS:
@@ -126,6 +129,13 @@ class EventStream(web.StreamResponse):
             self._unread_since = now
         self._unread = unread
         return now - self._unread_since >= UNREAD_SECONDS
+
+    def hang_up(self) -> None:
+        """Ends the stream, and with it the connection if something is unread: nobody waits until that has been read."""
+        transport = self._request.transport
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()
+        self.end()
 
     def end(self) -> None:
         """Makes the handler of this stream finish it."""
@@ -142,6 +152,8 @@ class Streams:
     def __init__(self, draining: asyncio.Event) -> None:
         self._draining = draining
         self._open: set[EventStream] = set()
+        # By account and route, the oldest first.
+        self._of: dict[tuple[int, str], dict[EventStream, None]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -153,7 +165,8 @@ class Streams:
         _count(route, 1)
         try:
             async with scope:
-                await self._follow(stream, follow, route)
+                with self._among_ones_own(stream, route):
+                    await self._follow(stream, follow, route)
         except TimeoutError:
             if not scope.expired():
                 raise
@@ -162,6 +175,27 @@ class Streams:
         finally:
             _count(route, -1)
         return stream
+
+    @contextlib.contextmanager
+    def _among_ones_own(self, stream: EventStream, route: str) -> Iterator[None]:
+        """Counts a stream among those of its account, and ends the oldest of too many."""
+        caller = caller_var.get()
+        if caller is None:
+            yield
+            return
+        key = caller.user_id, route
+        own = self._of.setdefault(key, {})
+        own[stream] = None
+        if len(own) > MOST_STREAMS:
+            oldest = next(iter(own))
+            del own[oldest]
+            oldest.hang_up()
+        try:
+            yield
+        finally:
+            own.pop(stream, None)
+            if not own:
+                self._of.pop(key, None)
 
     async def _follow(self, stream: EventStream, follow: Follow, route: str) -> None:
         self._open.add(stream)

@@ -1,8 +1,11 @@
 """Server-streaming RPCs as server-sent events."""
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -114,6 +117,58 @@ async def test_a_client_that_goes_before_the_first_message_ends_the_call(edge: W
     await eventually(lambda: edge.backend.called("WatchBooking"))
     call.cancel()
     await eventually(lambda: edge.backend.cancelled == ["WatchBooking"], timedelta(seconds=5))
+
+
+async def test_of_too_many_streams_of_one_account_the_oldest_end(edge: World) -> None:
+    edge.backend.scripts["WatchBooking"] = _endless
+    async with AsyncExitStack() as stack, asyncio.timeout(10):
+
+        async def opened(user_id: int) -> AsyncIterator[Any]:
+            following = events(await stack.enter_async_context(edge.request("GET", _PATH, headers=bearer(user_id))))
+            await anext(following)
+            return following
+
+        other = await opened(2)
+        own = [await opened(1) for _ in range(streams.MOST_STREAMS + 2)]
+        # Whole, not broken off: aiohttp would raise for the latter.
+        for ended in own[:2]:
+            assert [event async for event in ended] == []
+        await eventually(lambda: _open_streams() == streams.MOST_STREAMS + 1)
+        for open_still in (other, *own[2:]):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await anext(open_still)
+    await eventually(lambda: _open_streams() == 0)
+
+
+async def test_the_oldest_that_nobody_reads_is_hung_up_on(edge: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MOST_STREAMS", 1)
+
+    async def much(_request: Any) -> AsyncIterator[pb.WatchBookingResponse]:
+        while True:
+            yield pb.WatchBookingResponse(booking=pb.Booking(booking_id="b" * 1_000_000))
+
+    edge.backend.scripts["WatchBooking"] = much
+    host, port = edge.url.removeprefix("http://").split(":")
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, (host, int(port)))
+        head = f"GET {_PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer()['Authorization']}\r\n\r\n"
+        await loop.sock_sendall(client, head.encode())
+        await eventually(lambda: _open_streams() == 1)
+        await asyncio.sleep(0.3)
+        edge.backend.scripts["WatchBooking"] = _endless
+        async with edge.request("GET", _PATH, headers=bearer()) as response:
+            await anext(events(response))
+            await eventually(lambda: _open_streams() == 1)
+            # The connection is gone, with what was not read: nobody has waited to send that, and the end of the body.
+            last = b""
+            with contextlib.suppress(ConnectionError):
+                async with asyncio.timeout(5):
+                    while some := await loop.sock_recv(client, 1_000_000):
+                        last = some
+            assert not last.endswith(b"0\r\n\r\n")
 
 
 async def test_quiet_streams_are_kept_open(edge: World, monkeypatch: pytest.MonkeyPatch) -> None:
