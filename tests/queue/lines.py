@@ -20,6 +20,7 @@ from tests import support
 EVENT = 7
 OPEN_SALE = Sale(open_time=datetime(2020, 1, 1, tzinfo=UTC), close_time=datetime(2999, 1, 1, tzinfo=UTC))
 POLICY = Policy(Mode.OPEN, 10_000.0, 1_000_000, timedelta(minutes=1), timedelta(minutes=2))
+LOG_PATIENCE = timedelta(minutes=1)
 
 
 class SelfBuilding(LineStore):
@@ -34,8 +35,11 @@ class SelfBuilding(LineStore):
 
 
 def store_of(redis: Redis, **changes: Any) -> LineStore:
-    """A store as another process would have it, with changes to an open policy without narrow bounds."""
-    return SelfBuilding(redis, replace(POLICY, **changes))
+    """A store as another process would have it, with changes to an open policy without narrow bounds.
+
+    It is patient: most tests have nobody who tells facts to a log.
+    """
+    return SelfBuilding(redis, replace(POLICY, **changes), log_patience=LOG_PATIENCE)
 
 
 async def build(redis: Redis, event_id: int = EVENT, *, is_held: bool = True) -> None:
@@ -120,3 +124,13 @@ def without_guard(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, guar
     attribute = f"_{name.upper()}"
     module = next(each for each in (joining, ticking, store_module) if hasattr(each, attribute))
     support.without_guard(monkeypatch, folder, module, attribute, guard, instead)
+
+
+async def age_facts(redis: Redis, by: timedelta = LOG_PATIENCE) -> None:
+    """Lets the facts that are not told be older, as if the event log had been away so long."""
+    outbox = line_key(EVENT, "outbox")
+    entries: Any = await redis.xrange(outbox)
+    await redis.delete(outbox)
+    for entry_id, fields in entries:
+        ms, number = entry_id.decode().split("-")
+        await redis.xadd(outbox, fields, id=f"{int(ms) - by // timedelta(milliseconds=1)}-{number}")

@@ -61,7 +61,7 @@ async def test_no_claim_window_ends_in_a_hold_nor_when_it_ends(redis: Redis) -> 
 async def test_control_without_the_look_at_the_mode_a_hold_costs_a_place(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    without_guard(monkeypatch, tmp_path, "lapse", "(mode or default_mode) == 'HOLD' and now_ms < close_ms", "false")
+    without_guard(monkeypatch, tmp_path, "prolong", "(mode or default_mode) == 'HOLD' and now_ms < close_ms", "false")
 
     assert await _states_after_a_hold(redis) == [PlaceState.WAITING, PlaceState.WAITING, PlaceState.READY]
 

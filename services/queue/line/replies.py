@@ -148,9 +148,10 @@ def together(one: Reading | Exception, other: Reading | Exception) -> Reading | 
     return one[0], {**one[1], **other[1]}
 
 
-def lapsed(answer: list[int]) -> Lapsed:
-    """The answer of lapse."""
-    return Lapsed(*answer)
+def lapsed(prolonged: int, answer: list[int]) -> Lapsed:
+    """The answers of prolong and of lapse."""
+    expired, missed, returned, in_draw = answer
+    return Lapsed(expired, missed, returned, in_draw, prolonged)
 
 
 def tick(answer: list[Any], lapsed: Lapsed) -> Tick:

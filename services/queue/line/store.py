@@ -63,6 +63,8 @@ _CLOCK_TOLERANCE: Final = timedelta(seconds=5)
 _KEEP: Final = timedelta(days=7)
 _RESTORE_GRACE: Final = timedelta(seconds=10)
 _RESTORE_LIMIT: Final = timedelta(minutes=5)
+# A fact is told by the next tick. Who claims is told that the log is away before these are over.
+_LOG_PATIENCE: Final = timedelta(seconds=5)
 
 
 class LineStore:
@@ -75,15 +77,19 @@ class LineStore:
         *,
         restore_grace: timedelta = _RESTORE_GRACE,
         restore_limit: timedelta = _RESTORE_LIMIT,
+        log_patience: timedelta = _LOG_PATIENCE,
     ) -> None:
-        """After a loss nobody is called for `restore_grace` after the last place came back, `restore_limit` in all."""
+        """After a loss nobody is called for `restore_grace` after the last place came back, `restore_limit` in all.
+
+        Nor is anybody while the event log does not take facts for longer than `log_patience`.
+        """
         self._redis = redis
         self._defaults = defaults
         self._restore_grace = restore_grace
         self._restore_limit = restore_limit
         self._announced: TTLCache[int, bool] = TTLCache(10_000, _ANNOUNCE_SECONDS, time.monotonic)
         self._joining = Joining(redis, defaults, restore_grace, self._read_line)
-        self._ticking = Ticking(redis, defaults)
+        self._ticking = Ticking(redis, defaults, log_patience)
         # One round at a time: two on two connections would race, and places are given in order of arrival.
         self._joins: Coalescer[Sequence[JoinCommand], list[Joined | Exception]] = Coalescer(
             self._join_batches, _JOIN_BATCHES, max_in_flight=1, name="queue-join"

@@ -79,7 +79,7 @@ class Lapsed:
     returned: int
     # People who wait for a draw that is not held.
     in_draw: int
-    # Claim windows that a hold made longer.
+    # Claim windows and admissions that a hold, or an event log that is away, made longer.
     prolonged: int
 
 
@@ -95,6 +95,7 @@ class Tick:
     missed: int
     inside: int
     unpublished: int
+    # The sale is closed, or every seat sold: nobody is called any more.
     over: bool
     # The sale is open and the draw is to be held: until then nobody is called.
     needs_draw: bool

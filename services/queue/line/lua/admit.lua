@@ -1,6 +1,7 @@
 --[[ admit: those who waited longest in their lane are called, never more than the rate nor than the cap of people inside.
 However many loops run it, the bounds hold. Lanes take turns in proportion to their weights. A call and its fact are
-written together: a crash after it cannot lose the call.
+written together: a crash after it cannot lose the call. While facts are not published nobody is called: no token could
+be answered.
 KEYS
   1 users             sorted set of those who wait in lane 0
   2 lane_1            likewise of lane 1
@@ -25,21 +26,23 @@ ARGV
   7 max_batch         most people called in one run: bounds how long Redis is busy
   8 fence             fencing number of the loop, or "" for a loop that has none
   9 pace              share of the rate that the health of the shop allows, above 0, at most 1
+ 10 patience_ms       how old a fact may be that is not published
 RETURNS
   {1, waiting, missed, ready, admitted, unpublished, over, needs_draw, restoring, calling, cap, front_0, front_1, front_2,
-      front_3, call...}  counts and flags of the line after this run. Each call of it is "lane:score", in the order of the
+      front_3, call...}  counts and flags of the line after this run; over is 1 when the sale is closed, or every seat
+      sold. Each call of it is "lane:score", in the order of the
       lane, and each front the smallest score that still waits in a lane from which someone was called, or "": what
       shows, of the same instant, that nobody was passed over
   {0, "NOT_BUILT"}    the line is not there, or was lost
   {0, "FENCED"}       a loop with a higher number ticks the line
 COMPLEXITY O(max_batch log n) of those who wait
 ]]
-local users, lane_1, lane_2, lane_3 = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local ready, admitted, places, missed, line = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local users, lane_1, lane_2, lane_3, ready, admitted, places, missed, line =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local policy, sale, draw, outbox = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local open_ms, close_ms, default_mode = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local default_rate, default_cap, default_claim_ms, max_batch = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
-local fence, pace = ARGV[8], tonumber(ARGV[9])
+local default_rate, default_cap, default_claim_ms, max_batch, fence, pace, patience_ms =
+  ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
 local sets = {[0] = users, lane_1, lane_2, lane_3}
 local time = redis.call('TIME')
 local now_us, now_ms = time[1] * 1000000 + time[2], time[1] * 1000 + math.floor(time[2] / 1000)
@@ -54,10 +57,12 @@ rate, cap = tonumber(rate or default_rate) * pace, tonumber(cap or default_cap)
 -- The bucket holds what may be called in one second, at least one person, and fills on Redis' clock.
 local burst, elapsed = math.max(1, rate), math.max(0, now_us - tonumber(ticked_us or now_us)) / 1000000
 local tokens = math.min(burst, tonumber(had or burst) + rate * elapsed)
-local is_held, is_open =
-  redis.call('HEXISTS', draw, 'held_ms') == 1, now_ms >= math.max(open_ms, tonumber(restoring_ms or 0)) and now_ms < close_ms
-local calling =
-  is_open and is_held and (mode or default_mode) ~= 'HOLD' and redis.call('HGET', sale, 'sold_out') ~= '1'
+local is_held, is_sold_out =
+  redis.call('HEXISTS', draw, 'held_ms') == 1, redis.call('HGET', sale, 'sold_out') == '1'
+local is_open = now_ms >= math.max(open_ms, tonumber(restoring_ms or 0)) and now_ms < close_ms
+local oldest = redis.call('XRANGE', outbox, '-', '+', 'COUNT', 1)[1]
+local is_told = not oldest or now_ms - tonumber(string.match(oldest[1], '^%d+')) < patience_ms
+local calling = is_open and is_held and is_told and not is_sold_out and (mode or default_mode) ~= 'HOLD'
 local slots = cap - redis.call('ZCARD', ready) - redis.call('ZCARD', admitted)
 local quota = calling and math.max(0, math.min(math.floor(tokens), slots, max_batch)) or 0
 
@@ -94,13 +99,13 @@ for lane = 0, 3 do
   end
   local watermark = math.max(called[#called] or 0, redis.call('HGET', line, 'watermark:' .. lane) or 0)
   redis.call('HSET', line, 'watermark:' .. lane, string.format('%.0f', watermark), 'credit:' .. lane, credit[lane])
-  fronts[lane] = #called > 0 and redis.call('ZRANGE', sets[lane], 0, 0, 'WITHSCORES')[2] or ''
-  total = total + waiting[lane] - shares[lane]
+  fronts[lane], total =
+    #called > 0 and redis.call('ZRANGE', sets[lane], 0, 0, 'WITHSCORES')[2] or '', total + waiting[lane] - shares[lane]
 end
 redis.call('HINCRBY', line, 'called', #calls)
 redis.call('HSET', line, 'tokens', string.format('%.9f', tokens - #calls), 'ticked_us', string.format('%.0f', now_us),
   'fence', math.max(tonumber(fence) or 0, tonumber(highest or 0)))
 return {1, total, redis.call('ZCARD', missed), redis.call('ZCARD', ready), redis.call('ZCARD', admitted),
-  redis.call('XLEN', outbox), now_ms >= close_ms and 1 or 0, (is_open and not is_held) and 1 or 0,
+  redis.call('XLEN', outbox), (now_ms >= close_ms or is_sold_out) and 1 or 0, (is_open and not is_held) and 1 or 0,
   now_ms < tonumber(restoring_ms or 0) and 1 or 0, calling and 1 or 0, cap, fronts[0], fronts[1], fronts[2], fronts[3],
   unpack(calls)}
