@@ -150,10 +150,35 @@ async def test_one_sale_from_join_to_ticket(stub: rpc.QueueServiceAsyncStub, set
     facts: list[events_pb.QueueEvent] = []
     async with open_event_log(settings.eventlog_url) as log, log.reader("test", [QUEUE_EVENTS]) as reader:
         async with asyncio.timeout(20):
-            while len(facts) < 3:  # a call is told a moment after it is made
+            while len(facts) < 4:  # a call is told a moment after it is made
                 for told in await reader.read(10, timedelta(seconds=1)):
                     facts.extend(events_pb.QueueEvents.FromString(told.value).events)
     assert [fact.place_called.user_id for fact in facts if fact.HasField("place_called")] == [1, 2]
+    (done,) = [fact.place_done for fact in facts if fact.HasField("place_done")]
+    assert (done.user_id, done.admission_token_id) == (1, token.token_id)
+
+
+async def test_who_leaves_the_seats_names_the_token_that_ends_with_it(
+    stub: rpc.QueueServiceAsyncStub, settings: QueueSettings
+) -> None:
+    for user_id in (1, 2):
+        await _join(stub, user_id)
+    await _called(stub, 1)
+    claimed = await _claim(stub, 1)
+    for user_id in (2, 1):
+        await stub.LeaveQueue(pb.LeaveQueueRequest(event_id=EVENT), metadata=bearer(user_id))
+
+    left: list[events_pb.PlaceLeft] = []
+    async with open_event_log(settings.eventlog_url) as log, log.reader("test", [QUEUE_EVENTS]) as reader:
+        async with asyncio.timeout(1):
+            while len(left) < 2:
+                for told in await reader.read(10, timedelta(seconds=1)):
+                    facts = events_pb.QueueEvents.FromString(told.value).events
+                    left.extend(fact.place_left for fact in facts if fact.HasField("place_left"))
+
+    token = AdmissionToken.decode(ADMISSION_RING, claimed.admission_token)
+    assert [(each.user_id, each.admission_token_id) for each in left] == [(2, ""), (1, token.token_id)]
+    assert left[1].admission_expire_time == claimed.admission_expire_time
 
 
 async def test_sold_out_is_told_to_all_who_wait_and_ends_their_streams(

@@ -30,7 +30,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
 if redis.call('HEXISTS', line, 'built') == 0 then return {0, 'NOT_BUILT'} end
 local record = redis.call('HGET', places, user_id) or ''
-local state, score, since_ms, calls = string.match(record, '^([AE]):(%d+):%d+:(%d+):(%d)$')
+local state, score, until_ms, since_ms, calls = string.match(record, '^([AE]):(%d+):(%d+):(%d+):(%d)$')
 local lane = tonumber(redis.call('HGET', lanes, user_id) or 0)
 if not state or redis.call('ZSCORE', sets[lane], user_id) then return {1, 0} end
 -- An old purchase, told again, must not end the admission that its buyer got later, nor turn what ran out of it to DONE.
@@ -41,5 +41,9 @@ if confirmed_ms + tolerance_ms < began_ms then return {1, 0} end
 redis.call('ZREM', admitted, user_id)
 redis.call('HSET', places, user_id, 'D:' .. score .. ':0:' .. now_ms .. ':' .. calls)
 redis.call('HINCRBY', line, 'done', 1)
-redis.call('XADD', outbox, '*', 'kind', 'done', 'user_id', user_id, 'at_ms', now_ms, 'lane', lane, 'score', score)
+local fact = {'kind', 'done', 'user_id', user_id, 'at_ms', now_ms, 'lane', lane, 'score', score}
+if state == 'A' then -- tells inventory which tokens are not good any more
+  for _, each in ipairs({'until_ms', until_ms, 'admitted_ms', since_ms}) do fact[#fact + 1] = each end
+end
+redis.call('XADD', outbox, '*', unpack(fact))
 return {1, 1}
