@@ -54,6 +54,13 @@ async def build(redis: Redis, event_id: int = EVENT) -> None:
     await _done(redis.hset(line_key(event_id, "line"), "built", "1"))
 
 
+async def rebuilding(redis: Redis, event_id: int = EVENT) -> str:
+    """The name of an attempt to rebuild a line that is not there."""
+    await _done(redis.hdel(line_key(event_id, "line"), "built"))
+    await _done(redis.hset(line_key(event_id, "line"), "rebuilding", "attempt"))
+    return "attempt"
+
+
 async def enter(redis: Redis, lanes: Mapping[int, int], event_id: int = EVENT) -> None:
     """Has accounts take part in the draw, in this order, each in its lane."""
     members = {str(user): JOINED_US + number for number, user in enumerate(lanes)}

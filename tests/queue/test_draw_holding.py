@@ -3,7 +3,9 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -12,6 +14,7 @@ from redis.asyncio import Redis
 from services.common import draw
 from services.common.eventlog import EventLogUnavailable
 from services.common.eventlog.topics import QUEUE_DRAWS
+from services.queue.draw import store as draw_store
 from services.queue.draw.entrants import Entrants, ascending
 from services.queue.draw.outcome import LineLost
 from services.queue.line.keys import line_key
@@ -30,9 +33,10 @@ from tests.queue.draws import (
     key_of,
     leave,
     people,
+    rebuilding,
     standing,
 )
-from tests.support import eventually
+from tests.support import eventually, without_guard
 
 PEOPLE = people(range(12_345))
 
@@ -75,7 +79,7 @@ async def test_a_draw_is_kept_in_kafka_as_well(redis_url: str, kafka_url: str) -
         assert await here.holder.run(event_id, SALE)
         assert await standing(here.redis, event_id) == expected(PEOPLE, event_id)
         await here.redis.flushdb()
-        assert await here.book.restore(event_id)
+        assert await here.book.restore(event_id, await rebuilding(here.redis, event_id))
         assert await here.book.key(event_id) == key_of(PEOPLE, event_id)
 
 
@@ -157,7 +161,8 @@ async def test_a_draw_that_was_decided_stands_whatever_is_lost(here: House, ther
     closed = await here.store.close(EVENT, SALE.open_time)
     assert closed
     await here.holder._decide(EVENT, SALE, closed)
-    back = {user: everyone[user] for user in users[500:]}
+    # Some come back with a place that was signed before a pass led them to their lane.
+    back = {user: 0 if user % 3 == 0 else everyone[user] for user in users[500:]}
     stranger = max(everyone) + 1
     await _lose(here.redis, back | {stranger: 2})
     assert await there.holder.run(EVENT, SALE)
@@ -311,19 +316,51 @@ async def test_nothing_is_given_while_the_log_is_away(here: House, monkeypatch: 
 async def test_a_lost_line_gets_its_draw_back(here: House, there: House) -> None:
     everyone = people(range(7_000))
     await enter(here.redis, everyone)
-    assert not await there.book.restore(EVENT)
+    assert not await there.book.restore(EVENT, "attempt")
     await here.holder.run(EVENT, SALE)
     await here.redis.delete(*[key async for key in here.redis.scan_iter("queue:*")])
-    assert await there.book.restore(EVENT)
+    assert await there.book.restore(EVENT, await rebuilding(there.redis, EVENT))
     assert await there.book.key(EVENT) == key_of(everyone)
     assert (await there.book.view(EVENT)).outcome == (await here.draws.decided(EVENT))[0]
     assert await there.redis.zcard(line_key(EVENT, "entrants")) == len(everyone)
     assert not any((await standing(there.redis)).values())
+    lanes: Any = await cast("Any", there.redis.hgetall(line_key(EVENT, "lanes")))
+    assert {int(user): int(lane) for user, lane in lanes.items()} == {u: lane for u, lane in everyone.items() if lane}
     # The list can be lost alone, and is read from the log again.
     await there.redis.delete(line_key(EVENT, "draw_list"))
     there.book._lists.clear()
     assert (await there.book.entrants(EVENT, 4_990, 20))[0] == sorted(everyone)[4_990:5_010]
     assert await there.redis.hlen(line_key(EVENT, "draw_list")) == 2
+
+
+async def _a_late_attempt(here: House, there: House) -> dict[bytes, bytes]:
+    """One attempt is about to write the draw when another has opened the line, and a pass has moved somebody."""
+    await enter(here.redis, {1: 1, 2: 2})
+    await here.holder.run(EVENT, SALE)
+    await here.redis.delete(*[key async for key in here.redis.scan_iter("queue:*")])
+    first = await rebuilding(here.redis)
+    outcome, entrants = await here.draws.decided(EVENT)
+    await cast("Any", there.redis.hset(line_key(EVENT, "line"), "rebuilding", "another"))
+    assert await there.book.restore(EVENT, "another")
+    await build(there.redis)
+    await cast("Any", there.redis.hset(line_key(EVENT, "lanes"), "1", "3"))
+    await there.redis.zrem(line_key(EVENT, "entrants"), "1")
+    with suppress(LineLost):
+        await here.store.take_over(EVENT, entrants, outcome, attempt=first)
+    return cast("dict[bytes, bytes]", await cast("Any", here.redis.hgetall(line_key(EVENT, "lanes"))))
+
+
+async def test_an_attempt_that_is_over_changes_no_lane(here: House, there: House) -> None:
+    assert await _a_late_attempt(here, there) == {b"1": b"3", b"2": b"2"}
+
+
+async def test_control_without_the_name_of_the_attempt_it_does(
+    here: House, there: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    guard = "if attempt ~= '' and (life[1] or life[2] ~= attempt) then return 0 end"
+    without_guard(monkeypatch, tmp_path, draw_store, "_TAKE_OVER", guard)
+
+    assert await _a_late_attempt(here, there) == {b"1": b"1", b"2": b"2"}
 
 
 @pytest.mark.parametrize("count", [0, 1, 4_999, 5_000, 5_001, 60_000])

@@ -13,7 +13,7 @@ from services.common.eventlog.topics import QUEUE_DRAWS, QUEUE_LINES
 from services.queue.draw.outcome import PromiseBroken
 from services.queue.line.keys import line_key
 from services.queue.restore.book import LineBook
-from tests.queue.draws import EVENT, SALE, SECRET, House, enter, expected, house, key_of, people, standing
+from tests.queue.draws import EVENT, SALE, SECRET, House, enter, expected, house, key_of, people, rebuilding, standing
 
 OTHER = b"another secret, chosen afterward"
 PROMISED = draw.commitment(draw.seed(SECRET, EVENT))
@@ -139,7 +139,7 @@ async def test_draws_are_read_from_the_beginning_of_their_line_on(here: House, m
     async with here.log.writer() as writer:
         await LineBook(here.log, writer, lambda _event_id: PROMISED).begins(EVENT, begun)
     await here.holder.run(EVENT, SALE)
-    assert await here.book.restore(EVENT)
+    assert await here.book.restore(EVENT, await rebuilding(here.redis))
     here.book._lists.clear()
     await here.redis.delete(line_key(EVENT, "draw_list"))
     assert (await here.book.entrants(EVENT, 0, 1))[0] == sorted(PEOPLE)[:1]

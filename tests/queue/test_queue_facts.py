@@ -48,7 +48,7 @@ class Catalog:
 class NoDraw:
     """Nobody joined before the opening."""
 
-    async def restore(self, event_id: int) -> None:
+    async def restore(self, event_id: int, attempt: str) -> None:
         """Nothing to put back."""
 
 

@@ -37,7 +37,7 @@ NO_RULES: dict[bytes, bytes] = {}
 class NoDraw:
     """An event whose draw was never held."""
 
-    async def restore(self, event_id: int) -> None:
+    async def restore(self, event_id: int, attempt: str) -> None:
         """Nothing to put back."""
 
 

@@ -69,19 +69,20 @@ class DrawBook:
         outcome = await self.outcome(event_id)
         return outcome.key if outcome else None
 
-    async def restore(self, event_id: int) -> bool:
+    async def restore(self, event_id: int, attempt: str) -> bool:
         """Gives the outcome back to a line that was lost, from the event log; false when there is none yet.
 
         The draw then counts as held, with the list that it was held with: people come back to their places one by one.
-        To be called before the line is declared whole. Safe to repeat.
+        For the `attempt` that rebuilds the line, before that is declared whole. Safe to repeat. Raises LineLost:
+        another attempt has begun or ended.
         """
         found = await self._log.find(event_id, await self._promises.earliest(event_id))
         if found is None:
             return False
         outcome, entrants = found
-        await self._store.take_over(event_id, entrants, [], outcome.close_time)
+        await self._store.take_over(event_id, entrants, outcome, attempt=attempt)
         await self._store.save_list(event_id, entrants)
-        await self._store.decide(event_id, outcome, held=True)
+        await self._store.decide(event_id, outcome, attempt=attempt)
         self._lists[outcome.list_digest] = entrants
         return True
 

@@ -114,8 +114,8 @@ class DrawHolder:
 
     async def _enter(self, event_id: int, outcome: Outcome, entrants: Entrants, expected: int) -> None:
         present = 0
-        for pairs in await _by_score(outcome.key, entrants):
-            present += await self._store.enter(event_id, outcome.key, pairs)
+        for entries in await _by_score(outcome.key, entrants):
+            present += await self._store.enter(event_id, outcome.key, entries)
         if not present == expected == len(entrants):
             await self._reconcile(event_id, outcome, entrants)
 
@@ -127,16 +127,17 @@ class DrawHolder:
         """
         strangers = {user: joined async for user, joined in self._store.strangers(event_id, entrants)}
         for user_id, joined_us in strangers.items():
-            await self._store.enter(event_id, outcome.key, [user_id, joined_us])
-        await self._store.take_over(event_id, entrants, list(strangers), outcome.close_time)
+            await self._store.enter(event_id, outcome.key, [user_id, joined_us, -1])
+        await self._store.drop(event_id, list(strangers))
+        await self._store.take_over(event_id, entrants, outcome)
 
 
 async def _by_score(key: bytes, entrants: Entrants) -> Sequence["array[int]"]:
-    """Account and score in turn, those of similar scores together: so Redis finds their places twice as fast."""
+    """Account, score and lane in turn, those of similar scores together: so Redis finds their places twice as fast."""
     count = len(entrants) // _AT_ONCE + 1
     batches = [array("q") for _ in range(count)]
-    for users, _ in entrants.parts():
-        for user_id, score in zip(users, draw.scores(key, users), strict=True):
-            batches[score * count >> draw.SCORE_BITS].extend((user_id, score))
+    for users, lanes in entrants.parts():
+        for user_id, score, lane in zip(users, draw.scores(key, users), lanes, strict=True):
+            batches[score * count >> draw.SCORE_BITS].extend((user_id, score, lane))
         await asyncio.sleep(0)
     return [batch for batch in batches if batch]

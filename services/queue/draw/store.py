@@ -24,6 +24,7 @@ _CLOSE: Final = Script.load(_LUA / "close.lua")
 _DECIDE: Final = Script.load(_LUA / "decide.lua")
 _ENTER: Final = Script.load(_LUA / "enter.lua")
 _HOLD: Final = Script.load(_LUA / "hold.lua")
+_TAKE_OVER: Final = Script.load(_LUA / "take_over.lua")
 
 # People written in one run: one to two milliseconds of Redis.
 _AT_ONCE: Final = 500
@@ -76,30 +77,34 @@ class DrawStore:
             if cursor == 0:
                 return lanes
 
-    async def decide(self, event_id: int, outcome: Outcome, *, held: bool = False) -> None:
-        """Keeps the outcome. With `held` nobody else will be given a place. Atomic. Raises LineLost: another stands."""
+    async def decide(self, event_id: int, outcome: Outcome, *, attempt: str = "") -> None:
+        """Keeps the outcome. Atomic. Raises LineLost: another stands.
+
+        `attempt` is the one that rebuilds a lost line: nobody else will be given a place, since people come back.
+        Raises LineLost as well when another attempt has begun or ended.
+        """
         args: Args = {
             "closed_ms": to_ms(outcome.close_time),
             "entrant_count": outcome.entrant_count,
             "list_digest": outcome.list_digest,
             "key": outcome.key,
             "seed": outcome.seed,
-            "held": int(held),
+            "attempt": attempt,
         }
         if not await _DECIDE.call(self._redis, line_keys(_DECIDE, event_id), args):
             raise LineLost("another outcome stands in Redis")
 
-    async def enter(self, event_id: int, key: bytes, pairs: Sequence[int]) -> int:
+    async def enter(self, event_id: int, key: bytes, entries: Sequence[int]) -> int:
         """Gives people who take part their places; answers how many of them do. Raises LineLost. Safe to repeat.
 
-        `pairs` are account and score, in turn.
+        `entries` are account, score and lane, in turn; lane -1: where they are.
         """
-        args: Args = {"key": key, "pairs": pairs}
+        args: Args = {"key": key, "entries": entries}
         done, *rest = await _ENTER.call(self._redis, line_keys(_ENTER, event_id), args)
         if done:
             return int(rest[0])
         if rest[0] == b"HELD":  # by another holder: everyone has a place
-            return len(pairs) // 2
+            return len(entries) // 3
         raise LineLost("the line was lost while places were given")
 
     async def strangers(self, event_id: int, entrants: Entrants) -> AsyncIterator[tuple[int, int]]:
@@ -113,18 +118,23 @@ class DrawStore:
                     yield user, int(joined_us)
             start += PART
 
-    async def take_over(
-        self, event_id: int, entrants: Entrants, strangers: Sequence[int], close_time: datetime
-    ) -> None:
-        """Makes those of `entrants` the ones who took part, and nobody else. Safe to repeat.
+    async def take_over(self, event_id: int, entrants: Entrants, outcome: Outcome, *, attempt: str = "") -> None:
+        """Makes those of `entrants` take part, in the lanes of the list. Safe to repeat.
 
-        When they had joined is not known here; those who come back with a signed place tell it.
+        When they had joined is not known here; those who come back with a signed place tell it. Raises LineLost: as
+        `decide` does for an `attempt`; without one, the outcome is not the one in Redis, or the draw is held.
         """
-        key = line_key(event_id, "entrants")
+        args: Args = {"attempt": attempt, "key": outcome.key, "joined_us": to_ms(outcome.close_time) * 1000}
+        for users, lanes in entrants.parts(_AT_ONCE):
+            entries = [value for entry in zip(users, lanes, strict=True) for value in entry]
+            call: Args = {**args, "entries": entries}
+            if not await _TAKE_OVER.call(self._redis, line_keys(_TAKE_OVER, event_id), call):
+                raise LineLost("another attempt, or another outcome, stands in Redis")
+
+    async def drop(self, event_id: int, strangers: Sequence[int]) -> None:
+        """Takes people out of those who take part. Safe to repeat."""
         if strangers:
-            await self._redis.zrem(key, *strangers)
-        for users, _ in entrants.parts(_AT_ONCE):
-            await self._redis.zadd(key, dict.fromkeys(map(str, users), to_ms(close_time) * 1000), nx=True)
+            await self._redis.zrem(line_key(event_id, "entrants"), *strangers)
 
     async def hold(self, event_id: int, key: bytes) -> None:
         """Opens the line: from now on people are called. Raises LineLost. Safe to repeat."""

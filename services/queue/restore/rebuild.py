@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 class Draws(Protocol):
     """What a rebuild needs of the draws."""
 
-    async def restore(self, event_id: int) -> object:
-        """Puts the outcome of the draw back into Redis, if it was held. Raises EventLogUnavailable."""
+    async def restore(self, event_id: int, attempt: str) -> object:
+        """Puts the outcome of the draw back into Redis, if it was held. Raises EventLogUnavailable, LineLost."""
 
 
 class Rebuilder:
@@ -133,7 +133,7 @@ class Rebuilder:
 
     async def _write(self, event_id: int, attempt: str, memory: Memory, history: History) -> bool:
         if memory.since is not None:
-            await self._draws.restore(event_id)
+            await self._draws.restore(event_id, attempt)
         now_ms = to_ms(await self._store.now())
         if not await self._store.write(event_id, attempt, history.places(now_ms)):
             return False
