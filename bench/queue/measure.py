@@ -165,7 +165,7 @@ class Run:
             while (draw := await self._venue.draw(event_id))["state"] != "HELD":
                 if datetime.now(tz=UTC) > opening + _HELD_WITHIN:
                     raise TimeoutError(f"the draw is still {draw['state']}")
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.25)
             seconds = (datetime.now(tz=UTC) - opening).total_seconds()
         if int(draw["entrant_count"]) != entrants:
             raise RefusedError(f"{draw['entrant_count']} of {entrants} took part in the draw")
@@ -206,7 +206,9 @@ class Run:
             used = meter.read()
             seen = await audience.seen()
             late = digests.lateness(subscriber.told, seen)
+            meter = Meter(self._venue.stack, audience.cpu_seconds)
             fresh = await self._changed(event_id, audience, subscriber) if audience.number else []
+            strangers = max(used.strangers, meter.read().strangers)
             total = subscriber.told[-1].total
         return Watching(
             audience.number,
@@ -218,7 +220,7 @@ class Run:
             seen.lost,
             digests.spread(late) if len(late) > 1 else None,
             digests.spread(fresh) if len(fresh) > 1 else None,
-            used.strangers,
+            strangers,
         )
 
     async def _changed(self, event_id: int, audience: Audience, subscriber: digests.Subscriber) -> list[float]:

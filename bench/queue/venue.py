@@ -51,6 +51,7 @@ class Venue:
         self.queue_target = site.address("queue", "grpc")
         self.redis_url = stack.stack.specs["queue"].environment(site)["BOXOFFICE_REDIS_URL"]
         self.key_file = site.folder / "secrets" / "signing-key.pem"
+        self._operator = access_token(SigningKeys.read(self.key_file), _OPERATOR, "operator")
 
     @asynccontextmanager
     async def redis(self) -> AsyncIterator[Redis]:
@@ -78,8 +79,7 @@ class Venue:
         return await self._call("GET", f"/api/events/{event_id}/queue/draw")
 
     async def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        token = access_token(SigningKeys.read(self.key_file), _OPERATOR, "operator")
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {self._operator}"}
         url = f"http://{self.host}:{self.port}{path}"
         async with aiohttp.ClientSession() as session, session.request(method, url, json=body, headers=headers) as got:
             got.raise_for_status()
