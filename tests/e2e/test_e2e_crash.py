@@ -184,8 +184,8 @@ async def test_what_is_taken_stays_taken_when_redis_forgets_it(crowd: Crowd) -> 
     admission, others_admission = await shop.admit(buyer, event_id), await shop.admit(other, event_id)
     sold = await shop.reserve(buyer, event_id, admission)
     body = {"booking_id": sold["booking_id"], "payment_method": "tok_approve"}
+    reserved = await shop.reserve(buyer, event_id, admission)  # before the purchase, which ends the admission
     await shop.ok("POST", PAY, person=buyer, headers=new_key(), json_body=body)
-    reserved = await shop.reserve(buyer, event_id, admission)
     lose(shop.stack)
 
     async def answer(ticket_ids: list[int]) -> tuple[int, str]:
