@@ -47,22 +47,20 @@ class DrawLog:
 
     async def append_list(self, event_id: int, attempt: str, entrants: Entrants) -> None:
         """Writes the list of an attempt, and returns when the log has it. Raises EventLogUnavailable."""
-        waiting: list[pb.DrawRecord] = []
+        waiting: list[Entry] = []
         for users, lanes in entrants.parts():
             part = pb.DrawEntrants(user_ids=users, lanes=lanes)
-            waiting.append(pb.DrawRecord(event_id=event_id, attempt=attempt, entrants=part))
+            waiting.append(_entry(pb.DrawRecord(event_id=event_id, attempt=attempt, entrants=part)))
+            await asyncio.sleep(0)  # ten parts at once would hold up the others for 30 ms
             if len(waiting) == _PARTS:
-                await self._append(event_id, waiting)
+                await self._writer.append_many(QUEUE_DRAWS, waiting)
                 waiting = []
-        await self._append(event_id, waiting)
+        await self._writer.append_many(QUEUE_DRAWS, waiting)
 
     async def append_outcome(self, event_id: int, attempt: str, outcome: Outcome) -> None:
         """Completes an attempt. Raises EventLogUnavailable, and then may have done so."""
-        await self._append(event_id, [pb.DrawRecord(event_id=event_id, attempt=attempt, outcome=_pack(outcome))])
-
-    async def _append(self, event_id: int, records: list[pb.DrawRecord]) -> None:
-        entries: list[Entry] = [(str(event_id), record.SerializeToString(), {}) for record in records]
-        await self._writer.append_many(QUEUE_DRAWS, entries)
+        record = pb.DrawRecord(event_id=event_id, attempt=attempt, outcome=_pack(outcome))
+        await self._writer.append_many(QUEUE_DRAWS, [_entry(record)])
 
     async def decided(self, event_id: int, since: datetime | None = None) -> tuple[Outcome, Entrants]:
         """The draw of an event of which an attempt was acknowledged, as `find` does. Raises EventLogUnavailable."""
@@ -70,6 +68,10 @@ class DrawLog:
         if found is None:  # a broker that took over may not know yet how far it may tell
             raise EventLogUnavailable("an acknowledged draw cannot be read back yet")
         return found
+
+
+def _entry(record: pb.DrawRecord) -> Entry:
+    return str(record.event_id), record.SerializeToString(), {}
 
 
 async def _joined(parts: list[pb.DrawEntrants]) -> Entrants:
