@@ -44,10 +44,10 @@ class Office:
         if not changes:
             return current
         wanted = replace(current, **changes)
-        before, after = await self._store.set_policy(event_id, wanted, changes.keys())
+        before, after, version = await self._store.set_policy(event_id, wanted, changes.keys())
         fields = {"event_id": event_id, "user_id": operator_id, "before": _told(before), "after": _told(after)}
         _audit.info("queue policy changed", extra={"fields": fields})
-        await self._book.runs(event_id, after)
+        await self._book.runs(event_id, after, version)
         return after
 
     async def issue_passes(self, event_id: int, operator_id: int, lane: int, users: Sequence[int]) -> list[str]:

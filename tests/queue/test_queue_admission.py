@@ -152,13 +152,15 @@ async def test_a_changed_policy_rules_the_next_tick(redis: Redis) -> None:
     wanted = Policy(Mode.HOLD, 3.0, 2, timedelta(seconds=20), timedelta(seconds=40))
     await join_all(store, (1, 2, 3))
 
-    before, after = await store.set_policy(EVENT, wanted, {"mode"})
+    before, after, version = await store.set_policy(EVENT, wanted, {"mode"})
     assert (before, after.mode, after.inside_cap) == (POLICY, Mode.HOLD, POLICY.inside_cap)
     assert (await tick(store)).called == 0
 
     everything = {"mode", "rate_per_second", "inside_cap", "claim_window", "admission"}
     opened = Policy(Mode.OPEN, 3.0, 2, timedelta(seconds=20), timedelta(seconds=40))
-    assert await store.set_policy(EVENT, opened, everything) == (after, opened)
+    again = await store.set_policy(EVENT, opened, everything)
+    assert again[:2] == (after, opened)
+    assert again.version > version
     assert await store.policy(EVENT) == opened
     assert (await tick(store)).called == 2
     call = (await store.unpublished(EVENT, 1))[0]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import redis as blocking
@@ -22,7 +22,7 @@ from services.queue.catalog import EventCatalog
 from services.queue.digest.foresight import Foresight
 from services.queue.digest.reader import reader_of
 from services.queue.digest.store import DigestStore
-from services.queue.line.domain import PlaceNotReady, PlaceState, Sale
+from services.queue.line.domain import Mode, PlaceNotReady, PlaceState, Policy, Sale
 from services.queue.line.store import LineStore
 from services.queue.office import Office
 from services.queue.restore.book import LineBook
@@ -33,6 +33,7 @@ from tests.notify.gate import Door, Gate, gate_to
 from tests.queue.flushes import story
 from tests.queue.lines import EVENT, OPEN_SALE, store_of, tick
 from tests.queue.neighbours import ADMISSION_KEYS, PLACE_KEYS
+from tests.support import eventually
 
 PEOPLE = range(1, 101)
 
@@ -243,3 +244,50 @@ async def test_a_change_of_the_rules_is_answered_when_the_log_has_it(redis: Redi
         assert (await room.office.policy(EVENT)).inside_cap == 5
         # The rules of a lost line are not known before it is built.
         assert (await room.store.read(EVENT, 1))[0].is_restoring
+
+
+class Late(LineBook):
+    """What is told of a change arrives when somebody lets it."""
+
+    may_go_on: ClassVar[asyncio.Event]
+
+    async def runs(self, event_id: int, policy: Policy, version: int) -> None:
+        await self.may_go_on.wait()
+        await super().runs(event_id, policy, version)
+
+
+async def _mode_after_a_loss(room: Room, redis: Redis) -> Mode:
+    """One operator opens the line; then another holds it, and is told of first. Then Redis is lost."""
+    Late.may_go_on = asyncio.Event()
+    catalog = cast("EventCatalog", Catalog())
+    late = Late(room.log, cast("EventLogWriter", room.writer), lambda _event_id: b"c" * 32)
+    slow = Office(room.store, catalog, room.rebuilder, late, KeyRing.parse(PLACE_KEYS))
+    opening = asyncio.create_task(slow.update_policy(EVENT, 1, {"mode": Mode.OPEN, "inside_cap": 5}))
+
+    async def is_open() -> bool:
+        return (await room.store.policy(EVENT)).inside_cap == 5
+
+    await eventually(is_open)
+    await room.office.update_policy(EVENT, 2, {"mode": Mode.HOLD})
+    Late.may_go_on.set()
+    await opening
+    await redis.flushdb()
+    return (await room.office.policy(EVENT)).mode
+
+
+async def test_the_policy_that_comes_back_is_the_newest(redis: Redis, log: EventLog) -> None:
+    async with _room(redis, log) as room:
+        assert await _mode_after_a_loss(room, redis) is Mode.HOLD
+
+
+async def test_control_without_the_versions_it_is_the_one_that_was_told_last(
+    redis: Redis, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = LineBook.runs
+
+    async def unnumbered(self: LineBook, event_id: int, policy: Policy, _version: int) -> None:
+        await runs(self, event_id, policy, 0)
+
+    monkeypatch.setattr(LineBook, "runs", unnumbered)
+    async with _room(redis, log) as room:
+        assert await _mode_after_a_loss(room, redis) is Mode.OPEN

@@ -176,7 +176,7 @@ async def test_a_lane_with_people_cannot_go_and_an_empty_one_can(redis: Redis) -
     assert (await store.policy(EVENT)).lanes == LANES
 
     await store.leave(EVENT, 1)
-    before, after = await store.set_policy(EVENT, fewer, {"lanes"})
+    before, after, _ = await store.set_policy(EVENT, fewer, {"lanes"})
     assert (before.lanes, after.lanes) == (LANES, LANES[:2])
 
 
@@ -193,7 +193,7 @@ async def test_a_lane_of_the_draw_has_people_too(redis: Redis) -> None:
 
     # Who leaves an open list takes their lane along.
     await store.leave(EVENT, 1)
-    _, after = await store.set_policy(EVENT, fewer, {"lanes"})
+    _, after, _ = await store.set_policy(EVENT, fewer, {"lanes"})
     assert after.lanes == LANES[:2]
 
 

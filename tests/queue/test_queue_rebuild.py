@@ -206,15 +206,15 @@ async def test_a_line_comes_back_with_the_rules_that_an_operator_set(
 ) -> None:
     rebuilder, book = _rebuilder(redis, log, writer), LineBook(log, writer, _commitment)
     await rebuilder.ensure(EVENT)
-    await book.runs(EVENT, replace(POLICY, inside_cap=7))
-    await book.runs(EVENT, replace(POLICY, inside_cap=8, mode=Mode.HOLD))
+    await book.runs(EVENT, replace(POLICY, inside_cap=8, mode=Mode.HOLD), 6)
+    await book.runs(EVENT, replace(POLICY, inside_cap=7), 5)  # by a process that was slow
     await redis.flushdb()
     policy = line_key(EVENT, "policy")
     await cast("Any", redis.hset(policy, "rate", "3"))  # set while the line was being rebuilt: newer than the log
 
     await rebuilder.ensure(EVENT)
 
-    assert await cast("Any", redis.hmget(policy, "cap", "mode", "rate")) == [b"8", b"HOLD", b"3"]
+    assert await cast("Any", redis.hmget(policy, "cap", "mode", "rate", "version")) == [b"8", b"HOLD", b"3", b"6"]
 
 
 async def test_while_the_log_is_away_no_line_begins(redis: Redis, writer: EventLogWriter) -> None:

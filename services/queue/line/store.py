@@ -30,6 +30,7 @@ from services.queue.line.transitions import (
     Fact,
     JoinCommand,
     Joined,
+    PolicyChange,
     Progress,
     Purchase,
     Tick,
@@ -235,7 +236,7 @@ class LineStore:
         changed: Any = await self._redis.hgetall(line_key(event_id, "policy"))
         return policy_of_fields({**policy_fields(self._defaults), **changed})
 
-    async def set_policy(self, event_id: int, wanted: Policy, changed: Collection[str]) -> tuple[Policy, Policy]:
+    async def set_policy(self, event_id: int, wanted: Policy, changed: Collection[str]) -> PolicyChange:
         """Sets the attributes `changed` to those of `wanted`; answers the policy before and after. Atomic.
 
         Raises LanesInvalid: a lane that would go still has people.
@@ -247,9 +248,9 @@ class LineStore:
             "changes": [part for change in changes.items() for part in change],
         }
         keys = line_keys(_SET_POLICY, event_id)
-        answer = replies.accepted(await _SET_POLICY.call(self._redis, keys=keys, args=args))
-        before = {**policy_fields(self._defaults), **dict(zip(answer[::2], answer[1::2], strict=True))}
-        return policy_of_fields(before), policy_of_fields({**before, **changes})
+        version, *told = replies.accepted(await _SET_POLICY.call(self._redis, keys=keys, args=args))
+        before = {**policy_fields(self._defaults), **dict(zip(told[::2], told[1::2], strict=True))}
+        return PolicyChange(policy_of_fields(before), policy_of_fields({**before, **changes}), version)
 
     async def announce(self, event_id: int) -> None:
         """As `activate`, unless this process did so in the last seconds."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from services.queue.line.domain import Line, Sale, Standing
+from services.queue.line.domain import Line, Policy, Sale, Standing
 
 # People called, or ended of each kind, in one run of admission: below ten milliseconds of Redis.
 MAX_BATCH: Final = 250
@@ -148,6 +148,15 @@ class Fact:
     calls: int = 0
     # Places that ended while they were ADMITTED: since when they were.
     admitted: datetime | None = None
+
+
+class PolicyChange(NamedTuple):
+    """What an operator changed."""
+
+    before: Policy
+    after: Policy
+    # Higher than that of every change before.
+    version: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ class Memory:
     since: datetime | None = None
     # How an operator had it run last; None: as lines are run by default.
     policy: Policy | None = None
+    # Which of its policies that is.
+    version: int = 0
 
 
 class LineBook:
@@ -43,13 +45,16 @@ class LineBook:
         """What is remembered of a line. One small topic is read."""
         since: datetime | None = None
         policy: Policy | None = None
+        version = 0
         async with aclosing(self._log.read_all(QUEUE_LINES, key=str(event_id))) as records:
             async for record in records:
                 told = pb.LineRecord.FromString(record.value)
                 if since is None and told.HasField("time"):
                     since = told.time.ToDatetime(UTC)
-                policy = packing.policy_of(told.policy) if told.HasField("policy") else policy
-        return Memory(since, policy)
+                # Two operators may have been told of in the other order than they changed it.
+                if told.HasField("policy") and told.policy_version >= version:
+                    policy, version = packing.policy_of(told.policy), told.policy_version
+        return Memory(since, policy, version)
 
     async def history(self, event_id: int, since: datetime) -> History:
         """Everyone who was called from this line. Reads a partition of the facts from that time on."""
@@ -72,9 +77,9 @@ class LineBook:
         commitment = self._commitment_of(event_id)
         await self._append(pb.LineRecord(event_id=event_id, time=packing.stamp(now), commitment=commitment))
 
-    async def runs(self, event_id: int, policy: Policy) -> None:
+    async def runs(self, event_id: int, policy: Policy, version: int) -> None:
         """Notes how a line is run from now on."""
-        await self._append(pb.LineRecord(event_id=event_id, policy=packing.policy(policy)))
+        await self._append(pb.LineRecord(event_id=event_id, policy=packing.policy(policy), policy_version=version))
 
     async def _append(self, record: pb.LineRecord) -> None:
         await self._writer.append(QUEUE_LINES, str(record.event_id), record.SerializeToString(), {})

@@ -12,7 +12,6 @@ from redis.exceptions import RedisError
 from services.common import metrics
 from services.common.errors import Unavailable
 from services.common.eventlog.port import EventLogUnavailable
-from services.queue.line.domain import Policy
 from services.queue.line.rules import policy_fields
 from services.queue.line.times import to_ms
 from services.queue.restore.book import LineBook, Memory
@@ -138,8 +137,10 @@ class Rebuilder:
         if not await self._store.write(event_id, attempt, history.places(now_ms)):
             return False
         opening = Opening(memory.since is not None, self._grace, self._limit)
-        return await self._store.open(event_id, attempt, opening, history, _rules(memory.policy))
+        return await self._store.open(event_id, attempt, opening, history, _rules(memory))
 
 
-def _rules(policy: Policy | None) -> Mapping[bytes, bytes]:
-    return policy_fields(policy) if policy else {}
+def _rules(memory: Memory) -> Mapping[bytes, bytes]:
+    if memory.policy is None:
+        return {}
+    return {**policy_fields(memory.policy), b"version": str(memory.version).encode()}
