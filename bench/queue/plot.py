@@ -42,7 +42,7 @@ class _Panel:
         for quarter in range(5):
             value = self.top() * quarter / 4
             y = self.y(value)
-            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(f'<line stroke="#ddd" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(_text(_LEFT - 6, y + 4, _short(value), "end"))
         return parts + [_text(self.x(at), _HEIGHT - 14, point, "middle") for at, point in enumerate(self.points)]
 
@@ -51,7 +51,7 @@ class _Panel:
         for at, (name, values) in enumerate(self.series.items()):
             spots = [(self.x(number), self.y(value)) for number, value in enumerate(values)]
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-            parts.append(f'<polyline stroke="{_COLOURS[at]}" points="{path}"/>')
+            parts.append(f'<polyline fill="none" stroke="{_COLOURS[at]}" stroke-width="2" points="{path}"/>')
             parts += [f'<circle fill="{_COLOURS[at]}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in spots]
             x, y = _LEFT + at % 2 * 140, 36 + at // 2 * 14
             parts.append(f'<rect fill="{_COLOURS[at]}" x="{x}" y="{y - 8}" width="9" height="9"/>')
@@ -66,7 +66,7 @@ def svg(result: Result) -> str:
     size = f'width="{_WIDTH * len(panels)}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH * len(panels)} {_HEIGHT}"'
     style = (
         "text{font:11px sans-serif;fill:#333}.title{font-weight:bold;font-size:12px}.end{text-anchor:end}"
-        ".middle{text-anchor:middle}.grid{stroke:#ddd}polyline{fill:none;stroke-width:2}"
+        ".middle{text-anchor:middle}"
     )
     ground = '<rect width="100%" height="100%" fill="#fff"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{style}</style>{ground}\n{drawn}\n</svg>\n'
@@ -81,7 +81,7 @@ def _joins(result: Result) -> _Panel:
         "joining the line": [*map(rate, lines)],
         "ceiling: bare ZADD": [each.ceiling_per_second for each in lines],
     }
-    return _Panel("joins per second, by people in line", [_short(each.waiting) for each in lines], series)
+    return _Panel("joins per second, by people in line", [_about(each.waiting) for each in lines], series)
 
 
 def _cpu(result: Result) -> _Panel:
@@ -94,16 +94,21 @@ def _late(result: Result) -> _Panel:
     late = [each.lateness for each in watched if each.lateness]
     fresh = [each.freshness for each in watched if each.freshness]
     series = {
-        "digest → message p50": [each.p50 for each in late],
+        "since the digest, p50": [each.p50 for each in late],
         "p99": [each.p99 for each in late],
-        "change → message p50": [each.p50 for each in fresh],
+        "since the change, p50": [each.p50 for each in fresh],
         "p99 ": [each.p99 for each in fresh],
     }
-    return _Panel("ms until a watcher knows, by watchers", _watchers(watched), series)
+    return _Panel("ms until a watcher is told, by watchers", _watchers(watched), series)
 
 
 def _watchers(watching: Sequence[Watching]) -> list[str]:
     return [f"{each.watchers:,}" for each in watching]
+
+
+def _about(people: int) -> str:
+    """A line that was measured near a round length."""
+    return _short(float(f"{people:.1g}"))
 
 
 def _short(value: float) -> str:
