@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -17,14 +17,18 @@ from edge.line.digest import LineView, view_of
 
 OpenDigests = Callable[[Message], Any]
 
-# A digest that is older than this says nothing about now.
-FRESH_SECONDS: Final = 5.0
+# A digest that came longer ago than this says nothing about now. They come once a second, give or take a tenth at a load
+# of five on two cores: a busy machine alone does not turn every look into a call.
+FRESH_SECONDS: Final = 2.0
+# A stream that is silent for so long has ended, whatever its other end may think.
+_SILENT_SECONDS: Final = 5.0
 # Digests name for 5 s who must be asked for; after a longer gap nobody knows whom they would have named.
 _GAP_SECONDS: Final = 4.5
-# Before connecting again: from one to five seconds, with what spreads the edges that lost the same peer.
-_FIRST_PAUSE: Final = 1.25
-_LONGEST_PAUSE: Final = 4.0
-_SPREAD: Final = 0.2
+# Before connecting again, at most: soon at first, since people wait and most losses are the restart of one peer. And at
+# least a fifth of it, which spreads the edges that lost the same peer.
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 5.0
+_LEAST_SHARE: Final = 0.2
 
 # Never the same twice in a process: what was learnt through an earlier subscription belongs to no era of a later one.
 _eras = itertools.count(1)
@@ -58,7 +62,7 @@ class Subscription:
 
     async def run(self) -> None:
         """Receives digests, and connects again after a pause. Raises NoDigests."""
-        pause = _FIRST_PAUSE
+        pauses = _pauses()
         while True:
             before = self.view
             try:
@@ -69,8 +73,9 @@ class Subscription:
                 _log.warning("digests have ceased", extra={"fields": {"event_id": self._request.event_id}})
             # There may be digests, but not now; whoever waited for the first one goes on without.
             self.settled.set()
-            pause = _FIRST_PAUSE if self.view is not before else min(pause * 2, _LONGEST_PAUSE)
-            await asyncio.sleep(pause * random.uniform(1 - _SPREAD, 1 + _SPREAD))  # noqa: S311 - spreads load
+            if self.view is not before:
+                pauses = _pauses()
+            await asyncio.sleep(next(pauses))
 
     def _note(self, error: aio.AioRpcError) -> None:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
@@ -82,7 +87,7 @@ class Subscription:
         """Takes digests until the stream ends; a silent one ends, too, since its other end may be gone."""
         async with _cancelling(self._open(self._request)) as call:
             while True:
-                async with asyncio.timeout(FRESH_SECONDS):
+                async with asyncio.timeout(_SILENT_SECONDS):
                     digest = await call.read()
                 if digest is aio.EOF:
                     return
@@ -102,6 +107,14 @@ class Subscription:
         if before is None or digest.incarnation != before.incarnation:
             return True
         return digest.time.ToMicroseconds() - before.time.ToMicroseconds() > _GAP_SECONDS * 1_000_000
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds before each attempt to connect again, while none succeeds."""
+    most = _FIRST_PAUSE
+    while True:
+        yield most * random.uniform(_LEAST_SHARE, 1)  # noqa: S311 - spreads load
+        most = min(most * 2, _LONGEST_PAUSE)
 
 
 @asynccontextmanager

@@ -161,13 +161,31 @@ async def test_refusals_are_told_as_they_are(queue: FakeQueue, refusal: errors.B
     assert code == refusal.reason
 
 
-async def test_queue_that_is_away_is_told_to_who_must_be_asked_for(queue: FakeQueue) -> None:
+async def test_queue_that_is_away_is_told_to_who_must_be_asked_for(
+    queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await look(queue.edge, 50)
     await queue.edge.backend.stop()
     status, code, _ = await queue.edge.problem("GET", ME, headers=bearer(51))
     assert (status, code) == (503, "UNAVAILABLE")
     # Who is known is told from the last digest, as long as that is fresh.
     assert (await look(queue.edge, 50))["position"] == 50
+    monkeypatch.setattr(subscription, "FRESH_SECONDS", 0.2)
+    await asyncio.sleep(0.3)
+    status, code, _ = await queue.edge.problem("GET", ME, headers=bearer(50))
+    assert (status, code) == (503, "UNAVAILABLE")
+
+
+async def test_a_digest_tells_for_two_seconds_and_no_longer(queue: FakeQueue) -> None:
+    await look(queue.edge, 50)
+    queue.is_silent = True
+    await asyncio.sleep(1.5)
+    await look(queue.edge, 50)
+    assert queue.looks[50] == 1
+    await asyncio.sleep(0.7)
+    queue.places[50] = waiting(50, 33)
+    assert (await look(queue.edge, 50))["position"] == 33
+    assert queue.looks[50] == 2
 
 
 async def test_strangers_and_wrong_numbers_are_not_asked_for(queue: FakeQueue) -> None:

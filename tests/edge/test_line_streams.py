@@ -1,6 +1,7 @@
 """Following a place: told from digests, at the price of one look for each who comes."""
 
 import asyncio
+import itertools
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -319,18 +320,26 @@ async def test_a_fault_of_queue_while_it_is_asked_is_no_news(queue: FakeQueue) -
         assert (await follower.place())["state"] == "READY"
 
 
-async def test_digests_are_followed_again_when_they_break(queue: FakeQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "_FIRST_PAUSE", 0.05)
+def test_who_lost_their_digests_comes_back_soon_and_then_more_and_more_seldom() -> None:
+    rows = [list(itertools.islice(subscription._pauses(), 6)) for _ in range(200)]
+    for attempt, most in enumerate((1, 2, 4, 5, 5, 5)):
+        pauses = [row[attempt] for row in rows]
+        # Spread over all of it: those who lost the same peer do not come at once.
+        assert most * 0.2 <= min(pauses) < most * 0.3
+        assert most * 0.9 < max(pauses) <= most
+
+
+async def test_digests_are_followed_again_when_they_break(queue: FakeQueue) -> None:
     people = range(1, 101)
     await queue.publish(digest_of(lane_of(people)))
     await _opened(queue)
     async with following(queue.edge, 50) as follower:
         await follower.place()
         await queue.break_streams(errors.Unavailable())
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.05)
         queue.failure = None
         await queue.publish(digest_of(lane_of(people[1:])))
-        assert (await follower.place(10))["position"] == 49
+        assert (await follower.place(2))["position"] == 49
     assert queue.streams >= 2
     assert queue.looks[50] == 1
 
