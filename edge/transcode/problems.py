@@ -31,7 +31,9 @@ class InvalidRequest(BoxofficeError):
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         first = violations[0]
-        super().__init__(f"{_shortened(first.field)}: {first.detail}")
+        # A violation of no field is one of the body.
+        where = f"{_shortened(first.field)}:" if first.field else "the body"
+        super().__init__(f"{where} {first.detail}")
         self.violations = tuple(
             Violation(_shortened(violation.field), violation.detail) for violation in violations[:_MOST_VIOLATIONS]
         )

@@ -27,6 +27,8 @@ from services.queue.waiting_room import JoinOutcome, JoinWish, WaitingRoom
 
 _LARGEST_BATCH: Final = 256
 _MOST_PASSES: Final = 1_000
+# JSON numbers are exact up to here, and so are accounts.
+_LARGEST_ACCOUNT: Final = 2**53 - 1
 _MODES: Final[dict[int, Mode]] = {number: mode for mode, number in packing.MODES.items()}
 
 
@@ -90,6 +92,7 @@ class QueueApi(rpc.QueueServiceServicer):
     def _wish(self, request: pb.JoinQueueRequest, user_id: int) -> JoinWish | Exception:
         try:
             check_required(request)
+            _check_account("user_id", user_id)
             return self._room.wish(request.event_id, user_id, request.signed_place, request.lane_pass)
         except (BoxofficeError, Refusal) as refusal:
             return refusal
@@ -141,6 +144,8 @@ class QueueApi(rpc.QueueServiceServicer):
     async def IssueLanePasses(self, request: pb.IssueLanePassesRequest, context: Context) -> pb.IssueLanePassesResponse:
         if len(request.user_ids) > _MOST_PASSES:
             raise InvalidArgument("user_ids", f"1 to {_MOST_PASSES} accounts")
+        for user_id in request.user_ids:
+            _check_account("user_ids", user_id)
         operator = current_caller().user_id
         passes = await self._office.issue_passes(request.event_id, operator, request.lane, request.user_ids)
         pairs = zip(request.user_ids, passes, strict=True)
@@ -163,6 +168,11 @@ class QueueApi(rpc.QueueServiceServicer):
 def _check_size(items: Sequence[Any]) -> None:
     if not 1 <= len(items) <= _LARGEST_BATCH:
         raise InvalidArgument("items", f"1 to {_LARGEST_BATCH} items")
+
+
+def _check_account(field: str, user_id: int) -> None:
+    if not 1 <= user_id <= _LARGEST_ACCOUNT:
+        raise InvalidArgument(field, "an account is 1 to 2^53 - 1")
 
 
 def _knock(request: pb.JoinQueueRequest, user_id: int, client_address: str, *, has_proof: bool) -> Knock:

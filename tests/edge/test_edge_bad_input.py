@@ -57,6 +57,12 @@ async def test_bodies(edge: World, body: bytes, status: int, code: str, field: s
     assert edge.backend.called("Login") == []
 
 
+async def test_a_body_that_is_no_object_is_told_in_plain_words(edge: World) -> None:
+    headers = {"Content-Type": "application/json"}
+    _, _, told = await edge.problem("POST", _LOGIN, data=b"[]", headers=headers)
+    assert told["detail"] == "the body must be an object"
+
+
 _RESERVATIONS: list[tuple[Any, str]] = [
     ({"event_id": True}, "event_id"),
     ({"event_id": "1"}, "event_id"),

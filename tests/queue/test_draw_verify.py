@@ -263,7 +263,8 @@ def _serving(told: Published, page_size: int) -> Iterator[str]:
             url = urlsplit(self.path)
             if url.path == f"/api/events/{EVENT}/queue/draw":
                 return self._answer(told.draw)
-            assert url.path == f"/api/events/{EVENT}/queue/draw/entrants"
+            if url.path != f"/api/events/{EVENT}/queue/draw/entrants":
+                return self.send_error(404)
             start = int(parse_qs(url.query).get("page_token", ["0"])[0])
             rest = str(start + page_size) if start + page_size < len(told.entrants) else ""
             return self._answer({"entrants": told.entrants[start : start + page_size], "next_page_token": rest})
@@ -290,6 +291,8 @@ def test_a_draw_verifies_over_the_network(published: Published) -> None:
     with _serving(published, 97) as url:
         status, said = verify("--url", url, "--event", str(EVENT))
         assert (status, said) == (0, [f"OK      the draw of event {EVENT} fits together: 300 people", UNCHECKED])
+        status, said = verify("--url", url, "--event", "999")
+        assert (status, said) == (1, [f"FAILED  there is no event 999 at {url}"])
     status, said = verify("--url", "http://127.0.0.1:9", "--event", str(EVENT))
     assert status == 1
     assert said[0].startswith("FAILED  ")

@@ -63,9 +63,9 @@ def settings(redis_url: str, around: Neighbours) -> QueueSettings:
         draw_secret=SecretStr(DRAW_SECRET),
         receipt_keys=SecretStr(RECEIPT_KEYS),
         queue_inside_cap=1,
-        queue_restore_grace=timedelta(seconds=1),
         drain_seconds=1,
-    )
+        # Shorter than any that can be set: no sale here is sold out.
+    ).model_copy(update={"queue_restore_grace": timedelta(seconds=1)})
 
 
 @pytest.fixture
@@ -401,6 +401,22 @@ async def test_a_batch_answers_each_item_for_its_own_account(stub: rpc.QueueServ
     assert _reason_of(nobody) == "PLACE_NOT_FOUND"
     joined = [result.response.place.join_time for result in (second, first)]
     assert [result.response.place.join_time for result in (sixth, fifth)] == joined
+
+
+async def test_an_account_that_cannot_be_is_refused_alone(stub: rpc.QueueServiceAsyncStub) -> None:
+    request = pb.JoinQueueRequest(event_id=EVENT)
+    users = [5, 0, -1, 2**53, 2**62, 2**53 - 1]
+    items = [pb.BatchJoinQueueItem(request=request, user_id=user_id) for user_id in users]
+    results = (await stub.BatchJoinQueue(pb.BatchJoinQueueRequest(items=items))).results
+    assert [_reason_of(result) for result in results] == ["", *["INVALID_ARGUMENT"] * 4, ""]
+    assert results[-1].response.place.total_waiting == 2
+
+    lanes = pb.Lanes(lanes=[pb.Lane(lane=0, name="general", weight=1), pb.Lane(lane=1, name="fans", weight=1)])
+    operator = bearer(99, "operator")
+    await stub.UpdateQueuePolicy(pb.UpdateQueuePolicyRequest(event_id=EVENT, lanes=lanes), metadata=operator)
+    for user_id in users[1:-1]:
+        passes = pb.IssueLanePassesRequest(event_id=EVENT, lane=1, user_ids=[5, user_id])
+        assert await _refused(stub.IssueLanePasses(passes, metadata=operator)) == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize("number", [0, 257])

@@ -11,6 +11,7 @@ from services.queue.line.domain import (
     NO_WAIT,
     Lane,
     LanePassInvalid,
+    LanesInvalid,
     Line,
     Mode,
     Outlook,
@@ -24,6 +25,7 @@ from services.queue.line.domain import (
 )
 from services.queue.proofs.lane_pass import LanePass
 from services.queue.proofs.place import SignedPlace
+from tests.queue.lines import POLICY
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SALE = Sale(NOW - timedelta(hours=1), NOW + timedelta(hours=1))
@@ -172,3 +174,14 @@ def test_forged_passes_are_refused() -> None:
     for forged in ("", "x", token[:-2], LanePass(5, 7, 1).encode(_ring("b")), place, ring.sign(b"lane9" + bytes(17))):
         with pytest.raises(LanePassInvalid):
             LanePass.decode(ring, forged)
+
+
+@pytest.mark.parametrize("name", ["팬클럽 1", "Fans & friends", "x" * 40])
+def test_a_lane_may_be_called(name: str) -> None:
+    assert replace(POLICY, lanes=(Lane(0, name, 1),)).lanes[0].name == name
+
+
+@pytest.mark.parametrize("name", ["", "x" * 41, "fans\n", "\x00", "a\u202eb", "\x1b[31m"])
+def test_a_lane_is_not_called_what_cannot_be_shown(name: str) -> None:
+    with pytest.raises(LanesInvalid):
+        replace(POLICY, lanes=(Lane(0, name, 1),))

@@ -3,10 +3,12 @@
 import argparse
 import json
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,7 +110,12 @@ def _download(url: str, event_id: int) -> Draw:
     if urllib.parse.urlsplit(url).scheme not in {"http", "https"}:
         raise Unusable("the URL must begin with http:// or https://")
     base = f"{url.rstrip('/')}/api/events/{event_id}/queue/draw"
-    told = _get(base)
+    try:
+        told = _get(base)
+    except urllib.error.HTTPError as error:
+        if error.code == HTTPStatus.NOT_FOUND:
+            raise Unusable(f"there is no event {event_id} at {url}") from None
+        raise
     if told.get("event_id") != event_id:
         raise Unusable(f"asked for event {event_id}, told of {told.get('event_id')!r}")
     lines: list[str] = []

@@ -74,8 +74,8 @@ class Policy:
             raise LanesInvalid("lanes are numbered 0 to 3, each once, 0 among them")
         for lane in self.lanes:
             _within("lanes", lane.weight, 1, 1_000)
-            if not 1 <= len(lane.name) <= _LONGEST_NAME:
-                raise LanesInvalid(f"the name of a lane has 1 to {_LONGEST_NAME} characters")
+            if not (1 <= len(lane.name) <= _LONGEST_NAME and lane.name.isprintable()):
+                raise LanesInvalid(f"the name of a lane has 1 to {_LONGEST_NAME} printable characters")
 
 
 def _within(field: str, value: float, low: float, high: float) -> None:
