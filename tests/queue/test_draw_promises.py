@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -145,3 +146,19 @@ async def test_draws_are_read_from_the_beginning_of_their_line_on(here: House, m
     assert (await here.book.entrants(EVENT, 0, 1))[0] == sorted(PEOPLE)[:1]
     bounds = [since for topic, since in asked if topic == QUEUE_DRAWS]
     assert bounds == [begun - timedelta(days=1)] * 4
+
+
+async def test_many_who_ask_at_once_have_the_log_asked_once(here: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, reads = here.log.read_all, 0
+
+    def counting(*args: Any, **named: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return read(*args, **named)
+
+    monkeypatch.setattr(here.log, "read_all", counting)
+    assert set(await asyncio.gather(*(here.book.commitment(EVENT) for _ in range(50)))) == {PROMISED}
+    assert reads == 2  # before it was promised, and after it
+    assert [await here.promises.find(8) for _ in range(5)] == [None] * 5
+    assert reads == 3
+    assert await here.promises.commitment(8)

@@ -5,14 +5,17 @@ or when somebody asks before that; whatever secret a process has later, it tells
 seed that belongs to it.
 """
 
+import asyncio
 import logging
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from boxoffice.queue.v1 import queue_events_pb2 as pb
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 
 from services.common import draw, metrics
 from services.common.eventlog.port import EventLog, EventLogUnavailable, EventLogWriter
@@ -21,8 +24,12 @@ from services.queue.draw.outcome import PromiseBroken, Seeds
 
 # A promise never changes. A thousand of them take a hundred kB.
 _PROMISES: Final = 1_000
+# Draws that are older than promises are told without one, and the log is not read each time to find that out.
+_ABSENT_SECONDS: Final = 60.0
 # Draws are dated by the clocks of the log or of its writers, lines by Redis'. No draw is so much older than its line.
 _CLOCKS_APART: Final = timedelta(days=1)
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -43,26 +50,19 @@ class Promises:
         self._writer = writer
         self._seeds = seeds
         self._known: LRUCache[int, bytes] = LRUCache(_PROMISES)
+        self._absent: TTLCache[int, bool] = TTLCache(_PROMISES, _ABSENT_SECONDS, time.monotonic)
+        self._reading = asyncio.Lock()
         self._broken: set[int] = set()
 
     async def find(self, event_id: int) -> bytes | None:
         """SHA-256 of the seed, as it was promised; None where it never was."""
-        if event_id not in self._known:
-            told = await self._read(event_id)
-            if told.commitment is None:
-                return None
-            self._known[event_id] = told.commitment
-        return self._known[event_id]
+        return self._known.get(event_id) or await self._alone(self._find, event_id)
 
     async def commitment(self, event_id: int) -> bytes:
         """SHA-256 of the seed, as it was promised; from now on for ever, where it never was."""
-        promised = await self.find(event_id)
+        promised = self._known.get(event_id)
         if promised is None:
-            record = pb.LineRecord(event_id=event_id, commitment=self._seeds.commitment(event_id))
-            await self._writer.append(QUEUE_LINES, str(event_id), record.SerializeToString(), {})
-            promised = await self.find(event_id)  # another process may have been first
-        if promised is None:  # a broker that took over may not know yet how far it may tell
-            raise EventLogUnavailable("an acknowledged promise cannot be read back yet")
+            promised = await self._alone(self._find_or_promise, event_id)
         if promised != self._seeds.commitment(event_id):
             self._report(event_id)
         return promised
@@ -81,6 +81,31 @@ class Promises:
         """
         since = (await self._read(event_id)).since
         return since and since - _CLOCKS_APART
+
+    async def _alone(self, step: Callable[[int], Awaitable[T]], event_id: int) -> T:
+        """Anyone may ask, many at once; the log is asked once for them."""
+        async with self._reading:
+            return await step(event_id)
+
+    async def _find(self, event_id: int) -> bytes | None:
+        if event_id not in self._known and event_id not in self._absent:
+            found = (await self._read(event_id)).commitment
+            if found is None:
+                self._absent[event_id] = True
+            else:
+                self._known[event_id] = found
+        return self._known.get(event_id)
+
+    async def _find_or_promise(self, event_id: int) -> bytes:
+        promised = await self._find(event_id)
+        if promised is None:
+            record = pb.LineRecord(event_id=event_id, commitment=self._seeds.commitment(event_id))
+            await self._writer.append(QUEUE_LINES, str(event_id), record.SerializeToString(), {})
+            self._absent.pop(event_id, None)
+            promised = await self._find(event_id)  # another process may have been first
+        if promised is None:  # a broker that took over may not know yet how far it may tell
+            raise EventLogUnavailable("an acknowledged promise cannot be read back yet")
+        return promised
 
     async def _read(self, event_id: int) -> _Told:
         """The first of each that the log has. One small topic is read."""
