@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol, TypeVar
 from services.common import metrics
 from services.common.errors import Unavailable
 from services.common.tokens import AdmissionToken, KeyRing
-from services.queue.admission.failures import Failures
 from services.queue.admission.publisher import FactPublisher
 from services.queue.catalog import EventCatalog
 from services.queue.digest.foresight import Foresight
+from services.queue.failures import Failures
 from services.queue.line.domain import (
     EventNotFound,
     Expect,
@@ -163,7 +163,9 @@ class WaitingRoom:
         answers = await asyncio.gather(*map(self._rebuilder.ensure, wanted), return_exceptions=True)
         failures = {each: answer for each, answer in zip(wanted, answers, strict=True) if answer is not None}
         # What was announced lately may have been lost with the line.
-        await asyncio.gather(*(self._store.activate(event_id) for event_id in wanted if event_id not in failures))
+        await asyncio.gather(
+            *(self._store.upkeep.activate(event_id) for event_id in wanted if event_id not in failures)
+        )
         return failures
 
     async def _when_built(self, event_id: int, step: Callable[[], Awaitable[T]]) -> T:
@@ -194,7 +196,7 @@ class WaitingRoom:
         who joins later, the line would stand still. What was announced lately costs nothing.
         """
         if line.now < sale.close_time and any(each and not each.state.is_final for each in standings):
-            await self._store.announce(event_id)
+            await self._store.upkeep.announce(event_id)
 
     async def place(self, event_id: int, user_id: int) -> Place:
         """One person's place now. Raises EventNotFound, PlaceNotFound, and what keeps the line from being built."""

@@ -78,7 +78,9 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
         LineBook(log, writer, seeds.commitment),
         KeyRing.parse(settings.place_keys.get_secret_value()),
     )
-    rebuilder = Rebuilder(RestoreStore(redis), line_book, book, activate=store.activate, grace=grace, limit=limit)
+    rebuilder = Rebuilder(
+        RestoreStore(redis), line_book, book, activate=store.upkeep.activate, grace=grace, limit=limit
+    )
     lifecycle.defer(rebuilder.aclose)
     office = Office(store, catalog, rebuilder, line_book, place_keys)
     room = WaitingRoom(

@@ -14,7 +14,7 @@ from services.common.eventlog.consumer import consume, is_outage
 from services.common.eventlog.port import EventLog, Record
 from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_DRAWS, QUEUE_EVENTS, QUEUE_LINES, SALE_PROGRESS, dead
 from services.common.eventlog.topics import TOPICS as ALL_TOPICS
-from services.queue.admission.failures import Failures
+from services.queue.failures import Failures
 from services.queue.line.domain import NotBuilt
 from services.queue.line.store import LineStore
 from services.queue.line.transitions import Progress, Purchase
@@ -72,9 +72,11 @@ async def handle_records(store: LineStore, records: Iterable[Record], build: Bui
             purchases.extend(_purchases(record.value))
         else:
             reports.append(_progress(record.value))
-    await store.set_progress_many(reports)
+    failed = await store.set_progress_many(reports)
     done = await _finish(store, purchases, build)
-    metrics.QUEUE_ENDED.labels("done").inc(sum(failures.without(done).values()))
+    _raise_outage([*failed.values(), *done.values()])
+    failures.without({**done, **failed})
+    metrics.QUEUE_ENDED.labels("done").inc(sum(count for count in done.values() if isinstance(count, int)))
 
 
 async def _finish(store: LineStore, purchases: Sequence[Purchase], build: Build) -> dict[int, int | Exception]:
@@ -84,10 +86,14 @@ async def _finish(store: LineStore, purchases: Sequence[Purchase], build: Build)
     if unbuilt:
         await asyncio.gather(*map(build, unbuilt))
         done |= await store.finish_many([each for each in purchases if each.event_id in unbuilt])
-    for outcome in done.values():
+    return done
+
+
+def _raise_outage(outcomes: Iterable[object]) -> None:
+    """What is away comes back, and everything is handled again; what is damaged concerns its own event."""
+    for outcome in outcomes:
         if isinstance(outcome, Exception) and is_outage(outcome):
             raise outcome
-    return done
 
 
 def _purchases(value: bytes) -> Iterator[Purchase]:

@@ -99,7 +99,7 @@ class Room:
         self.book = LineBook(log, writer, lambda _event_id: b"c" * 32)
         grace, limit = timedelta(seconds=10), timedelta(minutes=5)
         self.rebuilder = Rebuilder(
-            RestoreStore(redis), self.book, NoDraw(), activate=self.store.activate, grace=grace, limit=limit
+            RestoreStore(redis), self.book, NoDraw(), activate=self.store.upkeep.activate, grace=grace, limit=limit
         )
         self.publisher = told(self.store, self.writer)  # type: ignore[arg-type] # the one method that is used
         self.publisher.room = self  # type: ignore[attr-defined] # for the one below

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -18,7 +18,7 @@ from services.queue.admission.loop import AdmissionLoop
 from services.queue.admission.publisher import FactPublisher
 from services.queue.line.domain import Sale
 from services.queue.line.store import LineStore, line_key
-from services.queue.line.transitions import JoinCommand
+from services.queue.line.transitions import JoinCommand, Progress
 from tests.queue.lines import OPEN_SALE, store_of
 
 BAD, GOOD = 8, 7
@@ -46,7 +46,7 @@ def _loop(store: LineStore, nudged: _Nudged, sales: _OpenSales) -> AdmissionLoop
 
 async def _two_lines(store: LineStore) -> None:
     for event_id in (BAD, GOOD):
-        await store.activate(event_id)
+        await store.upkeep.activate(event_id)
         await store.join(JoinCommand(event_id, 1, OPEN_SALE))
 
 
@@ -72,6 +72,28 @@ async def test_a_damaged_policy_stops_only_its_own_line(redis: Redis, caplog: py
     await redis.delete(line_key(BAD, "policy"))
     await loop.tick()
     assert len(await store.unpublished(BAD, 9)) == 1
+
+
+async def test_a_damaged_rate_stops_no_line_and_who_is_called_is_told(redis: Redis) -> None:
+    store, nudged, before = store_of(redis), _Nudged(), _failures("rate")
+    await _two_lines(store)
+    await cast("Any", redis.hset(line_key(BAD, "line"), "observed_rate", "oops"))
+
+    await _loop(store, nudged, _OpenSales()).tick()
+
+    assert [len(await store.unpublished(event_id, 9)) for event_id in (BAD, GOOD)] == [1, 1]
+    assert set(nudged) == {BAD, GOOD}
+    assert _failures("rate") == before + 1
+
+
+async def test_a_damaged_count_of_seats_concerns_its_own_event(redis: Redis) -> None:
+    store, now = store_of(redis), datetime.now(UTC)
+    await redis.set(line_key(BAD, "sale"), "oops")
+
+    failed = await store.set_progress_many([Progress(event_id, now, 10, 3, 7) for event_id in (BAD, GOOD)])
+
+    assert failed.keys() == {BAD}
+    assert await cast("Any", redis.hget(line_key(GOOD, "sale"), "seats_left")) == b"3"
 
 
 async def test_the_time_of_a_tick_is_that_of_its_work(redis: Redis) -> None:

@@ -38,7 +38,7 @@ class _Nobody:
 async def _jumpers_of_ticks(redis: Redis, store: LineStore, ticks: int) -> float:
     """How far the gauge moves while the loop ticks."""
     loop = AdmissionLoop(store, _OpenSale(), _Nobody(), lambda *_: None)  # type: ignore[arg-type] # the methods that are used
-    await store.activate(EVENT)
+    await store.upkeep.activate(EVENT)
     before = _gauge()
     for _ in range(ticks):
         await loop.tick()

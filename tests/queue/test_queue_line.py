@@ -254,7 +254,7 @@ async def test_a_line_that_is_not_there_is_served_to_nobody(redis: Redis) -> Non
     assert await store.build(EVENT, restoring=False)
     assert not await store.build(EVENT, restoring=False)
     assert (await join(store, 1)).fresh
-    assert await store.active_events() == [EVENT]
+    assert await store.upkeep.active_events() == [EVENT]
 
 
 async def test_buying_ends_the_place_once_and_frees_its_slot_at_once(redis: Redis) -> None:

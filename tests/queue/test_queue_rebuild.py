@@ -72,7 +72,7 @@ def _rebuilder(redis: Redis, log: EventLog, writer: EventLogWriter, store: Resto
         store or RestoreStore(redis),
         LineBook(log, writer, _commitment),
         NoDraw(),
-        activate=LineStore(redis, POLICY).activate,
+        activate=LineStore(redis, POLICY).upkeep.activate,
         grace=timedelta(seconds=10),
         limit=timedelta(minutes=5),
     )
@@ -397,7 +397,7 @@ async def test_a_tick_has_a_lost_line_rebuilt(redis: Redis, log: EventLog, write
         lambda *draw: held.append(draw),
         rebuild=rebuilder.nudge,
     )
-    await store.activate(EVENT)
+    await store.upkeep.activate(EVENT)
 
     await loop.tick()
 

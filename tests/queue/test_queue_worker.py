@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from services.common.cancellation import cancel
 from services.common.eventlog import EventLogUnavailable, Record, open_event_log
 from services.common.eventlog.topics import BOOKING_EVENTS, QUEUE_EVENTS, SALE_PROGRESS
-from services.queue.admission.failures import Failures
+from services.queue.failures import Failures
 from services.queue.line.domain import PlaceState
 from services.queue.line.keys import line_key
 from services.queue.line.store import LineStore

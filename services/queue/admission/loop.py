@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from services.common import metrics
-from services.queue.admission.failures import Failures
 from services.queue.admission.lease import Leases
 from services.queue.admission.publisher import FactPublisher
 from services.queue.catalog import EventCatalog
+from services.queue.failures import Failures
 from services.queue.line.domain import EventNotFound, Fenced, NotBuilt, Sale
 from services.queue.line.store import LineStore
 from services.queue.line.transitions import Tick
@@ -57,7 +57,7 @@ class AdmissionLoop:
             await self._tick()
 
     async def _tick(self) -> None:
-        held = await self._hold(await self._store.active_events())
+        held = await self._hold(await self._store.upkeep.active_events())
         sales = await self._sales(held)
         waiting = inside = 0
         ticks = await self._admit(sales, {each: fence for each, fence in held.items() if fence is not None})
@@ -69,7 +69,7 @@ class AdmissionLoop:
             if tick.needs_draw:
                 self._hold_draw(event_id, sales[event_id])
             if tick.is_quiet:
-                await self._store.retire(event_id, over=tick.over)
+                await self._store.upkeep.retire(event_id, None if tick.over else sales[event_id].close_time)
         metrics.QUEUE_WAITING.set(waiting)
         metrics.QUEUE_INSIDE.set(inside)
 

@@ -13,9 +13,9 @@ from cachetools import LRUCache
 
 from services.common import metrics
 from services.common.place_in_digest import ForecastTable, LaneScores, Told, position_of, told_at
-from services.queue.admission.failures import Failures
 from services.queue.digest.reader import DigestReader
 from services.queue.digest.report import Digest
+from services.queue.failures import Failures
 from services.queue.line.domain import SaleState
 from services.queue.line.transitions import Fact, FactKind
 

@@ -7,9 +7,9 @@ from typing import Final
 
 from boxoffice.queue.v1 import queue_service_pb2 as pb
 
-from services.queue.admission.failures import Failures
 from services.queue.digest.reader import DigestReader
 from services.queue.digest.report import Digest, message
+from services.queue.failures import Failures
 from services.queue.line.domain import EventNotFound
 
 INTERVAL: Final = timedelta(seconds=1)

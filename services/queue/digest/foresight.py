@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Collection
 
-from services.queue.admission.failures import Failures
 from services.queue.digest.reader import DigestReader
 from services.queue.digest.report import Digest
+from services.queue.failures import Failures
 from services.queue.line.domain import Expect, unforeseen
 
 

@@ -5,14 +5,12 @@ not there, and has to be built first.
 """
 
 import asyncio
-import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from cachetools import TTLCache
 from redis.asyncio import Redis
 
 from services.common.coalesce import Coalescer
@@ -20,7 +18,7 @@ from services.common.lua import Args, Script
 from services.queue.line import replies
 from services.queue.line.domain import Line, Policy, Sale, Standing
 from services.queue.line.joining import Joining
-from services.queue.line.keys import ACTIVE, line_key, line_keys
+from services.queue.line.keys import line_key, line_keys
 from services.queue.line.replies import Reading
 from services.queue.line.rules import POLICY_ATTRIBUTES, policy_fields, policy_of_fields
 from services.queue.line.ticking import Ticking
@@ -35,6 +33,7 @@ from services.queue.line.transitions import (
     Purchase,
     Tick,
 )
+from services.queue.line.upkeep import KEEP, Upkeep
 
 __all__ = ["LineStore", "line_key", "policy_fields", "span_ms", "to_ms"]
 
@@ -44,24 +43,17 @@ _LEAVE: Final = Script.load(_LUA / "leave.lua")
 _FINISH: Final = Script.load(_LUA / "finish.lua")
 _READ: Final = Script.load(_LUA / "read.lua")
 _BUILD: Final = Script.load(_LUA / "build.lua")
-_CONCLUDE: Final = Script.load(_LUA / "conclude.lua")
 _SET_POLICY: Final = Script.load(_LUA / "set_policy.lua")
 _SET_PROGRESS: Final = Script.load(_LUA / "set_progress.lua")
-_ACTIVATE: Final = Script.load(_LUA / "activate.lua")
-_RETIRE: Final = Script.load(_LUA / "retire.lua")
 
 # Places read in one run.
 _READ_CHUNK: Final = 500
 # Batches of joins that travel together: enough for thousands of joins in one round trip.
 _JOIN_BATCHES: Final = 16
-# A join arrives at its line well within this time after it was announced.
-_QUIET: Final = timedelta(minutes=1)
-# How long an announcement is not repeated: well below the quiet time.
-_ANNOUNCE_SECONDS: Final = 5.0
 # Clocks of our machines are kept closer together than this; nobody joins, claims and buys again in less.
 _CLOCK_TOLERANCE: Final = timedelta(seconds=5)
-# How long people can read what became of their places after a sale.
-_KEEP: Final = timedelta(days=7)
+# What set_progress answers when a sale is no longer sold out.
+_SEATS_AGAIN: Final = 2
 _RESTORE_GRACE: Final = timedelta(seconds=10)
 _RESTORE_LIMIT: Final = timedelta(minutes=5)
 # A fact is told by the next tick. Who claims is told that the log is away before these are over.
@@ -88,7 +80,7 @@ class LineStore:
         self._defaults = defaults
         self._restore_grace = restore_grace
         self._restore_limit = restore_limit
-        self._announced: TTLCache[int, bool] = TTLCache(10_000, _ANNOUNCE_SECONDS, time.monotonic)
+        self.upkeep = Upkeep(redis)
         self._joining = Joining(redis, defaults, restore_grace, self._read_line)
         self._ticking = Ticking(redis, defaults, log_patience)
         # One round at a time: two on two connections would race, and places are given in order of arrival.
@@ -118,7 +110,7 @@ class LineStore:
         by_event: dict[int, list[JoinCommand]] = {}
         for command in (each for batch in batches for each in batch):
             by_event.setdefault(command.event_id, []).append(command)
-        await asyncio.gather(*map(self.announce, by_event))
+        await asyncio.gather(*map(self.upkeep.announce, by_event))
         joined = await asyncio.gather(
             *(self._joining.join_many(event_id, commands) for event_id, commands in by_event.items())
         )
@@ -172,6 +164,8 @@ class LineStore:
         """Ends a live place as LEFT; false when there was none. Raises NotBuilt. Atomic."""
         keys = line_keys(_LEAVE, event_id)
         (left,) = replies.accepted(await _LEAVE.call(self._redis, keys=keys, args={"user_id": user_id}))
+        if left:  # the fact of it is to be told, also of a line that stands still
+            await self.upkeep.announce(event_id)
         return bool(left)
 
     async def finish_many(self, purchases: Sequence[Purchase]) -> dict[int, int | Exception]:
@@ -184,13 +178,23 @@ class LineStore:
         for purchase, answer in zip(purchases, await _FINISH.call_many(self._redis, calls), strict=True):
             now = replies.settled(answer, replies.flag)
             done[purchase.event_id] = replies.added(done.get(purchase.event_id, 0), now)
+        told = [event_id for event_id, count in done.items() if isinstance(count, int) and count]
+        await asyncio.gather(*map(self.upkeep.announce, told))
         return done
 
-    async def set_progress_many(self, reports: Sequence[Progress]) -> None:
-        """Keeps the newest count of seats of each event. Safe to repeat, in any order."""
+    async def set_progress_many(self, reports: Sequence[Progress]) -> dict[int, Exception]:
+        """Keeps the newest count of seats of each event, and has a line ticked when seats are there again.
+
+        Safe to repeat, in any order. Answers what failed, by event; the others are done.
+        """
         calls = [(line_keys(_SET_PROGRESS, each.event_id), _progress_args(each)) for each in reports]
-        for answer in await _SET_PROGRESS.call_many(self._redis, calls):
-            replies.value(answer)
+        failed: dict[int, Exception] = {}
+        for report, answer in zip(reports, await _SET_PROGRESS.call_many(self._redis, calls), strict=True):
+            if isinstance(answer, Exception):
+                failed[report.event_id] = answer
+            elif answer == _SEATS_AGAIN:
+                await self.upkeep.activate(report.event_id)
+        return failed
 
     async def admit_many(
         self,
@@ -228,7 +232,7 @@ class LineStore:
             "limit_ms": span_ms(self._restore_limit),
         }
         _, fresh = await _BUILD.call(self._redis, keys=line_keys(_BUILD, event_id), args=args)
-        await self.activate(event_id)
+        await self.upkeep.activate(event_id)
         return bool(fresh)
 
     async def policy(self, event_id: int) -> Policy:
@@ -252,38 +256,6 @@ class LineStore:
         before = {**policy_fields(self._defaults), **dict(zip(told[::2], told[1::2], strict=True))}
         return PolicyChange(policy_of_fields(before), policy_of_fields({**before, **changes}), version)
 
-    async def announce(self, event_id: int) -> None:
-        """As `activate`, unless this process did so in the last seconds."""
-        if event_id not in self._announced:
-            await self.activate(event_id)
-            self._announced[event_id] = True
-
-    async def activate(self, event_id: int) -> None:
-        """Has the event ticked from now on. Comes before a join: a crash between them costs some idle ticks."""
-        if await _ACTIVATE.call(self._redis, keys={"active": ACTIVE}, args={"event_id": event_id}):
-            # It may have been over once.
-            await self._keep(event_id, timedelta())
-
-    async def retire(self, event_id: int, *, over: bool) -> bool:
-        """Stops ticking a quiet event, unless somebody was about to join in the last minute.
-
-        A line that is over is forgotten in a week; if its sale goes on after all, it is kept.
-        """
-        args = {"event_id": event_id, "quiet_ms": span_ms(_QUIET)}
-        retired = bool(await _RETIRE.call(self._redis, keys={"active": ACTIVE}, args=args))
-        if retired and over:
-            await self._keep(event_id, _KEEP)
-        return retired
-
-    async def _keep(self, event_id: int, span: timedelta) -> None:
-        args = {"keep_ms": span_ms(span)}
-        await _CONCLUDE.call(self._redis, keys=line_keys(_CONCLUDE, event_id), args=args)
-
-    async def active_events(self) -> list[int]:
-        """Events whose lines are ticked."""
-        members: Any = await self._redis.zrange(ACTIVE, 0, -1)
-        return [int(member) for member in members]
-
 
 def _finish_args(purchase: Purchase) -> Args:
     return {
@@ -299,4 +271,5 @@ def _progress_args(report: Progress) -> Args:
         "seats_total": report.seats_total,
         "seats_left": report.seats_left,
         "seats_sold": report.seats_sold,
+        "keep_ms": span_ms(KEEP),
     }

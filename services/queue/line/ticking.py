@@ -9,6 +9,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from services.common.lua import Args, Script
+from services.queue.failures import Failures
 from services.queue.line import replies
 from services.queue.line.domain import Policy, Sale
 from services.queue.line.keys import line_keys
@@ -30,6 +31,7 @@ class Ticking:
         self._defaults = defaults
         # How old a fact may be that the log does not have: then nobody is called.
         self._log_patience = log_patience
+        self._unobserved = Failures("rate")
 
     async def admit_many(
         self, sales: Mapping[int, Sale], fences: Mapping[int, int], paces: Mapping[int, float]
@@ -91,8 +93,9 @@ class Ticking:
             (line_keys(_OBSERVE, event_id), {**rate, "calling": int(tick.calling), "waiting": tick.waiting})
             for event_id, tick in ticks.items()
         ]
-        for answer in await _OBSERVE.call_many(self._redis, calls):
-            replies.value(answer)
+        answers = await _OBSERVE.call_many(self._redis, calls)
+        # Who was called is called, and has to be told, whatever becomes of the rate.
+        self._unobserved.without(dict(zip(ticks, answers, strict=True)))
 
 
 def _tick(answer: Any, lapsed: Lapsed | Exception) -> Tick | Exception:

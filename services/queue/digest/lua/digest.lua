@@ -42,7 +42,8 @@ local told = redis.call('ZRANGE', changed, '+inf', now_ms - recent_ms, 'BYSCORE'
 redis.call('ZREMRANGEBYSCORE', changed, '-inf', now_ms - forget_ms)
 local called = figures[4]
 local newest = redis.call('LINDEX', stays, 0)
-if called ~= '' and now_ms - tonumber(string.match(newest or '0:', '^%d+')) >= sample_ms then
+-- A line that is to be forgotten must not get a key that stays.
+if called ~= '' and redis.call('PTTL', line) == -1 and now_ms - tonumber(string.match(newest or '0:', '^%d+')) >= sample_ms then
   redis.call('LPUSH', stays, now_ms .. ':' .. called .. ':' .. inside)
   redis.call('LTRIM', stays, 0, max_samples - 1)
 end

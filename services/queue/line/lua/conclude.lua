@@ -1,5 +1,4 @@
---[[ conclude: a line that is over is forgotten after a while; until then people can read how their places ended. A line
-that goes on after all is kept.
+--[[ conclude: a line that nobody ticks is forgotten some day; until then people can read how their places ended.
 KEYS
   1 users      sorted set of those who wait in lane 0
   2 lane_1     likewise of lane 1
@@ -20,19 +19,22 @@ KEYS
  17 outbox     stream of facts, until they are published
  18 draw_list  hash: the closed list, for whoever reads it
 ARGV
-  1 keep_ms    how long the line is kept, or 0: for good
+  1 close_ms   end of the sale, ms; or 0, when it is over
+  2 keep_ms    how long the line is kept after that, and after now
 RETURNS
-  how many keys will go, or will stay after all
+  how many keys will go
 COMPLEXITY O(1)
 ]]
 local users, lane_1, lane_2, lane_3, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local entrants, ready, admitted, places, missed = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local changed, stays, line, policy, sale = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local draw, outbox, draw_list = KEYS[16], KEYS[17], KEYS[18]
-local keep_ms = tonumber(ARGV[1])
+local close_ms, keep_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
+local time = redis.call('TIME')
+local until_ms = math.max(close_ms, time[1] * 1000 + math.floor(time[2] / 1000)) + keep_ms
 local count = 0
 for _, key in ipairs({users, lane_1, lane_2, lane_3, lanes, entrants, ready, admitted, places, missed, changed, stays,
   line, policy, sale, draw, outbox, draw_list}) do
-  count = count + (keep_ms > 0 and redis.call('PEXPIRE', key, keep_ms) or redis.call('PERSIST', key))
+  count = count + redis.call('PEXPIREAT', key, string.format('%.0f', until_ms))
 end
 return count
