@@ -16,6 +16,9 @@ from services.queue.admission.pace import Limits
 from services.queue.line.domain import Mode, Policy
 from services.queue.proofs.receipt import ReceiptKeys
 
+# That a sale is sold out is lost with its line. Inventory tells it again every five seconds, looking twice a second:
+# nobody must be called before.
+SHORTEST_GRACE: Final = timedelta(seconds=6)
 # As many bytes as a seed has: a shorter secret would be easier to guess than what is made of it.
 _SHORTEST_SECRET: Final = 32
 
@@ -103,13 +106,9 @@ class QueueSettings(CommonSettings):
     )
     # After a loss of Redis nobody is called for so long after somebody came back to a place: those at the back of a
     # line ask every eight seconds.
-    queue_restore_grace: Annotated[timedelta, Field(ge=timedelta(seconds=1), le=timedelta(minutes=1))] = timedelta(
-        seconds=10
-    )
+    queue_restore_grace: Annotated[timedelta, Field(ge=SHORTEST_GRACE, le=timedelta(minutes=1))] = timedelta(seconds=10)
     # Nor does it take longer in all: a million places come back in this time.
-    queue_restore_limit: Annotated[timedelta, Field(ge=timedelta(seconds=1), le=timedelta(hours=1))] = timedelta(
-        minutes=5
-    )
+    queue_restore_limit: Annotated[timedelta, Field(ge=SHORTEST_GRACE, le=timedelta(hours=1))] = timedelta(minutes=5)
 
     # Joins, as "burst/per minute"; 0: no limit. An app that joins once per screen, and a person who is nervous.
     queue_joins_per_account: RateText = "10/20"

@@ -23,11 +23,12 @@ from services.common.eventlog import open_event_log
 from services.common.eventlog.port import EventLog
 from services.common.eventlog.topics import TOPICS
 from services.common.lifecycle import Lifecycle, running
+from services.inventory.worker import PROGRESS_AGAIN, PROGRESS_EVERY
 from services.queue.draw.log import DrawLog
 from services.queue.line.store import line_key
 from services.queue.restore.book import LineBook
 from services.queue.restore.history import History
-from services.queue.settings import QueueSettings
+from services.queue.settings import SHORTEST_GRACE, QueueSettings
 from services.queue.wiring import wire
 from tests.queue.flushes import EVENT, FANS, Crowd, Story, story
 from tests.queue.neighbours import (
@@ -72,11 +73,11 @@ def _settings(redis_url: str, log_url: str, around: Neighbours, **changes: Any) 
         place_keys=SecretStr(PLACE_KEYS),
         draw_secret=SecretStr(DRAW_SECRET),
         receipt_keys=SecretStr(RECEIPT_KEYS),
-        queue_restore_grace=timedelta(seconds=2),
         queue_joins_per_account="1000/60000",
         drain_seconds=1,
     )
-    return settings.model_copy(update=changes)
+    # Shorter than any that can be set: no sale here is sold out.
+    return settings.model_copy(update={"queue_restore_grace": timedelta(seconds=2), **changes})
 
 
 @asynccontextmanager
@@ -95,6 +96,13 @@ async def _sale(settings: QueueSettings) -> AsyncIterator[tuple[Crowd, EventLog]
 
 def _opens(around: Neighbours, when: timedelta) -> None:
     around.events[EVENT].sale_open_time.CopyFrom(stamp(datetime.now(UTC) + when))
+
+
+def test_nobody_is_called_before_it_is_known_again_that_a_sale_is_sold_out() -> None:
+    assert PROGRESS_AGAIN + PROGRESS_EVERY < SHORTEST_GRACE
+    for name in ("queue_restore_grace", "queue_restore_limit"):
+        (bound, *_) = QueueSettings.model_fields[name].metadata
+        assert bound.ge == SHORTEST_GRACE
 
 
 async def _keep_claiming(crowd: Crowd, redis: Redis) -> None:
