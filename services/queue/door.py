@@ -1,11 +1,11 @@
 """The door of the waiting room: how often somebody may knock, and what a newcomer is asked. It stands before the line.
 
-Who has a place, or brings the proof of one, is no newcomer: a whole university behind one address comes back after a
-loss of the line, and comes in.
+Who has a place, or brings the proof of one that did not end yet, is no newcomer: a whole university behind one address
+comes back after a loss of the line, and comes in.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.common import metrics
 from services.common.errors import BoxofficeError
@@ -48,11 +48,14 @@ class Door:
         self._places = places
 
     async def judge(self, knocks: Sequence[Knock]) -> list[Verdict]:
-        """Who may join, in the order of the knocks; one round trip to Redis, and one more where newcomers are refused.
+        """Who may join, in the order of the knocks.
+
+        One round trip to Redis, and one more each where proofs are brought and where newcomers are refused.
 
         Each knock costs the account one. It costs the address one only where the challenge is answered, so that nobody
         spends the budget of their neighbours by failing.
         """
+        knocks = await self._without_spent(knocks)
         asked = [await self._asks(knock) for knock in knocks]
         payers = [
             "" if knock.has_proof or question else knock.client_address
@@ -69,6 +72,17 @@ class Door:
         """Gives back what addresses paid for joins that found a place standing."""
         await self._limiter.give_back([verdict.paid_by for verdict in verdicts])
 
+    async def _without_spent(self, knocks: Sequence[Knock]) -> list[Knock]:
+        """Whose place has ended is a newcomer, whatever they bring: it gives them nothing in the line, either."""
+        places = await self._places_of([knock for knock in knocks if knock.has_proof])
+        return [replace(knock, has_proof=knock.has_proof and not _has_ended(places, knock)) for knock in knocks]
+
+    async def _places_of(self, knocks: Iterable[Knock]) -> Mapping[int, Mapping[int, Place | None]]:
+        wanted: dict[int, list[int]] = {}
+        for knock in knocks:
+            wanted.setdefault(knock.event_id, []).append(knock.user_id)
+        return await self._places(wanted) if wanted else {}
+
     async def _asks(self, knock: Knock) -> ChallengeRequired | None:
         """What a newcomer has to answer first."""
         if self._challenge is None or knock.has_proof:
@@ -80,10 +94,7 @@ class Door:
     async def _with_residents(self, knocks: Sequence[Knock], verdicts: list[Verdict]) -> list[Verdict]:
         """Lets those in who were refused as newcomers and are none. The limit of an account holds for everybody."""
         doubtful = {index for index, verdict in enumerate(verdicts) if _is_for_newcomers(verdict.refusal)}
-        wanted: dict[int, list[int]] = {}
-        for index in doubtful:
-            wanted.setdefault(knocks[index].event_id, []).append(knocks[index].user_id)
-        places = await self._places(wanted) if wanted else {}
+        places = await self._places_of(knocks[index] for index in doubtful)
         for index, knock in enumerate(knocks):
             if index in doubtful and _lives(places, knock):
                 verdicts[index] = Verdict(None)
@@ -98,6 +109,11 @@ def _is_for_newcomers(refusal: BoxofficeError | None) -> bool:
 def _lives(places: Mapping[int, Mapping[int, Place | None]], knock: Knock) -> bool:
     place = places.get(knock.event_id, {}).get(knock.user_id)
     return place is not None and not place.state.is_final
+
+
+def _has_ended(places: Mapping[int, Mapping[int, Place | None]], knock: Knock) -> bool:
+    place = places.get(knock.event_id, {}).get(knock.user_id)
+    return place is not None and place.state.is_final
 
 
 def _count(refusal: BoxofficeError | None) -> None:

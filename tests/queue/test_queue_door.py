@@ -106,6 +106,19 @@ async def test_who_has_a_place_or_the_proof_of_one_is_not_counted_for_the_addres
         assert _reasons(await _join(stub, forged)) == ["RATE_LIMITED address"]
 
 
+async def _leave(stub: rpc.QueueServiceAsyncStub, user_id: int) -> None:
+    await stub.LeaveQueue(pb.LeaveQueueRequest(event_id=EVENT), metadata=bearer(user_id))
+
+
+async def test_the_proof_of_a_place_that_has_ended_is_none(redis_url: str, around: Neighbours) -> None:
+    async with _queue(redis_url, around, queue_joins_per_address="2/1") as stub:
+        first, _ = await _join(stub, _item(1), _item(2))
+        assert _reasons(await _join(stub, _item(1, signed_place=first.signed_place))) == [""]
+        await _leave(stub, 1)
+        again = await _join(stub, _item(1, signed_place=first.signed_place))
+        assert _reasons(again) == ["RATE_LIMITED address"]
+
+
 async def test_a_join_that_found_its_place_is_given_back_to_the_address(redis_url: str, around: Neighbours) -> None:
     async with _queue(redis_url, around, queue_joins_per_address="3/1") as stub:
         for _ in range(6):
@@ -160,6 +173,8 @@ async def test_newcomers_work_and_residents_do_not(redis_url: str, redis: Redis,
         assert found.already_joined
         await redis.flushdb()
         assert _reasons(await _join(stub, _item(1, signed_place=joined.signed_place))) == [""]
+        await _leave(stub, 1)
+        assert _reasons(await _join(stub, _item(1, signed_place=joined.signed_place))) == ["CHALLENGE_REQUIRED"]
 
 
 async def test_who_fails_the_challenge_spends_nothing_of_their_neighbours(redis_url: str, around: Neighbours) -> None:
