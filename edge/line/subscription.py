@@ -17,8 +17,8 @@ from edge.line.digest import LineView, view_of
 
 OpenDigests = Callable[[Message], Any]
 
-# A digest that came longer ago than this says nothing about now. They come once a second, give or take a tenth at a load
-# of five on two cores: a busy machine alone does not turn every look into a call.
+# A digest that came longer ago than this says nothing about now. They come once a second, give or take a tenth at a
+# load of five on two cores: a busy machine alone does not turn every look into a call.
 FRESH_SECONDS: Final = 2.0
 # A stream that is silent for so long has ended, whatever its other end may think.
 _SILENT_SECONDS: Final = 5.0
