@@ -138,7 +138,7 @@ async def test_a_new_line_starts_at_once_and_a_lost_one_waits_for_its_people(
     await _rebuilder(redis, log, writer).ensure(EVENT)
     lost = await _line(redis)
     # Also when only those come back who were called, and nobody joins: their slots are for others.
-    assert await LineStore(redis, POLICY).active_events() == [EVENT]
+    assert await LineStore(redis, POLICY).upkeep.active_events() == [EVENT]
     assert int(lost[b"built"]) > int(new[b"built"])
     assert int(lost[b"restoring_until_ms"]) - int(lost[b"built"]) // 1000 in range(9_990, 10_010)
     assert int(lost[b"restoring_limit_ms"]) - int(lost[b"built"]) // 1000 in range(299_990, 300_010)
