@@ -35,7 +35,7 @@ class _Process:
     """One process of queue, as far as it ticks. While it stands still, what it was about to do comes late."""
 
     def __init__(self, store: LineStore, leases: Leases | None = None) -> None:
-        self.store = store
+        self.store, self.upkeep = store, self
         self.ticks: list[Tick | Exception] = []
         self.late = asyncio.Event()
         self.running = asyncio.Event()
@@ -46,7 +46,7 @@ class _Process:
     async def active_events(self) -> list[int]:
         return [EVENT]
 
-    async def retire(self, event_id: int) -> bool:
+    async def retire(self, event_id: int, **_: Any) -> bool:
         return False
 
     async def admit_many(self, sales: Mapping[int, Sale], **rules: Any) -> dict[int, Tick | Exception]:
