@@ -41,9 +41,8 @@ async def test_a_draw_verifies_through_the_edge(redis_url: str, tmp_path: Path) 
         assert told["state"] == "HELD"
         _, mine, _ = await edge.answer("GET", f"/api/events/{EVENT}/queue/me/receipt", headers=bearer(someone))
         (tmp_path / "receipt").write_text(mine["receipt"])
-        arguments = ("--url", edge.url, "--event", str(EVENT), "--receipt", str(tmp_path / "receipt"))
-        arguments += ("--commitment", told["commitment"])
-        status, said = await asyncio.to_thread(verify, *arguments)
+        kept = ("--receipt", str(tmp_path / "receipt"), "--commitment", told["commitment"])
+        status, said = await asyncio.to_thread(verify, "--url", edge.url, "--event", str(EVENT), *kept)
         assert status == 0, said
         assert "10050 people" in said[0]
         said = await asyncio.to_thread(by_hand, edge.url, tmp_path, EVENT, someone, mine["receipt"])
