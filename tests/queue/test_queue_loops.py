@@ -46,7 +46,7 @@ class _Process:
     async def active_events(self) -> list[int]:
         return [EVENT]
 
-    async def retire(self, event_id: int, **_: Any) -> bool:
+    async def retire(self, event_id: int, *_: object) -> bool:
         return False
 
     async def admit_many(self, sales: Mapping[int, Sale], **rules: Any) -> dict[int, Tick | Exception]:
