@@ -18,6 +18,7 @@ DIGESTS = [Told(100.0, 100.1, 50, 1), Told(101.0, 101.1, 47, 1), Told(102.0, 102
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_small_run_measures_everything(tmp_path: Path) -> None:
     figures, picture = tmp_path / "figures.json", tmp_path / "picture.svg"
     done = subprocess.run(
