@@ -2,7 +2,6 @@
 
 import asyncio
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
@@ -15,6 +14,7 @@ from bench.queue.result import Result
 from bench.queue.venue import Account, Venue, mint
 from deploy.local import LocalStack
 from deploy.local.site import EventLogKind
+from deploy.local.stack import remove_dead_sessions, session_name
 
 
 async def measure(events: EventLogKind, scale: Scale, say: Callable[[str], None]) -> Result:
@@ -22,8 +22,10 @@ async def measure(events: EventLogKind, scale: Scale, say: Callable[[str], None]
     result = Result(events, scale.people)
     spawning = multiprocessing.get_context("spawn")
     settings = {"BOXOFFICE_TRACE_RATIO": "0"}
+    # What a run that was killed has left.
+    remove_dead_sessions("bench-queue")
     with ProcessPoolExecutor(1, mp_context=spawning) as pool:
-        async with LocalStack(f"bench-queue-{os.getpid()}", events=events, settings=settings) as stack:
+        async with LocalStack(session_name("bench-queue"), events=events, settings=settings) as stack:
             venue = Venue(stack)
             async with venue.redis() as redis:
                 await _drive(Run(venue, redis, pool, scale, result), venue, redis, say)
