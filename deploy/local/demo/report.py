@@ -9,8 +9,8 @@ from deploy.local.demo.tally import Tally
 
 # The share of waits that end inside of the range that was told: p10 to p90 is eight in ten.
 ETA_TARGET = 0.8
-# A share of fewer waits says little.
-ETA_LEAST_WAITS = 50
+# A share of fewer waits says little, because those of one sale go wrong together.
+ETA_LEAST_WAITS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +116,17 @@ def _violations(report: Report, tally: Tally, ending: Ending) -> list[str]:
         found.append(f"buyers were shown {len(tally.tickets)} tickets, the ledger sold {report.seats_sold}")
     if not ending.drawing.verified:
         found.append(f"the draw does not verify: {ending.drawing.told}")
+    if _forecasts_failed(ending.forecasts):
+        found.append(f"only {ending.forecasts.share:.0%} of the waits ended inside of the range told first")
     if ending.pushes_missing:
         found.append(f"{ending.pushes_missing} pushes that were due did not arrive")
     if not ending.audit["clean"]:
         found += [f"the auditor: {finding}" for finding in ending.audit["findings"][:20]]
     return found
+
+
+def _forecasts_failed(forecasts: Forecasts) -> bool:
+    return forecasts.waits >= ETA_LEAST_WAITS and forecasts.inside < ETA_TARGET * forecasts.waits
 
 
 def as_text(report: Report) -> str:
