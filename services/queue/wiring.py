@@ -1,5 +1,6 @@
 """Constructs queue: the only place that does."""
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -74,10 +75,8 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
     drawing = DrawStore(redis), DrawLog(log, writer), Promises(log, writer, seeds)
     book, holder = DrawBook(*drawing), DrawHolder(*drawing)
     lifecycle.defer(holder.close)
-    line_book, place_keys = (
-        LineBook(log, writer, seeds.commitment),
-        KeyRing.parse(settings.place_keys.get_secret_value()),
-    )
+    line_book = LineBook(log, writer, seeds.commitment)
+    place_keys = KeyRing.parse(settings.place_keys.get_secret_value())
     rebuilder = Rebuilder(
         RestoreStore(redis), line_book, book, activate=store.upkeep.activate, grace=grace, limit=limit
     )
@@ -93,19 +92,8 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
         foresight=Foresight(reader),
     )
 
-    async def redis_answers() -> None:
-        await redis.ping()
-
-    async def end_streams(_seconds: float) -> None:
-        room.watchers.close()
-        digests.close()
-
-    lifecycle.ready_when("redis", redis_answers)
-    lifecycle.ready_when("eventlog", log.ping)
-    lifecycle.on_drain(end_streams)
     leases = Leases(await _lease_nodes(lifecycle, settings, redis), written_fences(redis))
     shop = ShopWatch(shop_rpc.ShopServiceStub(inventory), settings.limits())
-    statuses = StatusReader(redis, shop.pace, leases.is_unfenced)
     admission = AdmissionLoop(
         store,
         catalog,
@@ -116,25 +104,36 @@ async def wire(lifecycle: Lifecycle, settings: QueueSettings) -> int:
         rebuild=rebuilder.nudge,
     )
 
-    async def release_leases(_seconds: float) -> None:
+    async def redis_answers() -> None:
+        await redis.ping()
+
+    async def hand_over(_seconds: float) -> None:
+        room.watchers.close()
+        digests.close()
         await leases.release()
 
-    lifecycle.on_drain(release_leases)
-    lifecycle.background("shop", partial(every, health.INTERVAL, shop.step, "shop"))
-    rates = partial(report_allowed_rate, store, admission, shop.pace)
-    lifecycle.background("rates", partial(every, health.INTERVAL, rates, "rates"))
-    lifecycle.background("admission", partial(every, _TICK, admission.tick, "admission"))
+    lifecycle.ready_when("redis", redis_answers)
+    lifecycle.ready_when("eventlog", log.ping)
+    lifecycle.on_drain(hand_over)
+    _repeat(lifecycle, "shop", health.INTERVAL, shop.step)
+    _repeat(lifecycle, "rates", health.INTERVAL, partial(report_allowed_rate, store, admission, shop.pace))
+    _repeat(lifecycle, "admission", _TICK, admission.tick)
+    _repeat(lifecycle, "watchers", watch.INTERVAL, room.watchers.step)
+    _repeat(lifecycle, "digests", feed.INTERVAL, digests.step)
+    _repeat(lifecycle, "accuracy", accuracy.INTERVAL, judge.step)
     lifecycle.background("calls", publisher.run)
-    lifecycle.background("watchers", partial(every, watch.INTERVAL, room.watchers.step, "watchers"))
-    lifecycle.background("digests", partial(every, feed.INTERVAL, digests.step, "digests"))
-    lifecycle.background("accuracy", partial(every, accuracy.INTERVAL, judge.step, "accuracy"))
     lifecycle.background("events", partial(listen, log, store, rebuilder.ensure))
     lifecycle.background("lag", partial(watch_lag, log, GROUP, TOPICS))
     door = _door(redis, room, settings)
     desk = DrawDesk(book, catalog, ReceiptKeys.parse(settings.receipt_keys.get_secret_value()), room.place)
+    statuses = StatusReader(redis, shop.pace, leases.is_unfenced)
     api = QueueApi(room, door=door, digests=digests, draws=desk, office=office, statuses=statuses)
     registrations = [(rpc.add_QueueServiceServicer_to_server, api)]
     return await grpc_server.serve(lifecycle, settings, registrations, TokenVerifier(jwks_from_auth(auth)))
+
+
+def _repeat(lifecycle: Lifecycle, name: str, interval: timedelta, step: Callable[[], Awaitable[None]]) -> None:
+    lifecycle.background(name, partial(every, interval, step, name))
 
 
 async def _lease_nodes(lifecycle: Lifecycle, settings: QueueSettings, lines: Redis) -> list[Node]:
