@@ -134,7 +134,15 @@ class Shop:
         await eventually(reserved)
         return booking
 
+    async def has_left(self, event_id: int, seats: int) -> bool:
+        """Whether so many seats become free: what is told of them may be half a second old."""
+
+        async def told() -> bool:
+            return await self.seats_left(event_id) == seats
+
+        return bool(await eventually(told))
+
     async def seats_left(self, event_id: int) -> int:
-        """Free seats now."""
+        """Free seats, as of half a second ago at most."""
         answer = await self.ok("GET", f"/api/events/{event_id}/availability")
         return int(answer["seats_left"])
